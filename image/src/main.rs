@@ -1,0 +1,3 @@
+//! Builds the Holdfast node image.
+
+fn main() {}

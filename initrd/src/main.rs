@@ -1,0 +1,3 @@
+//! The first process: finds the root, switches to it.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The lease daemon.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The delta-lease protocol as a pure state machine.

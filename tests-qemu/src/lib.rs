@@ -1,0 +1,1 @@
+//! Boots the image in QEMU: harness, scenarios, demo.
