@@ -3,3 +3,19 @@
 //! What it is: thin, typed calls for block devices, mounts, modules, links,
 //! processes, the watchdog and the clock. What it is not: no protocol state,
 //! no decisions.
+
+pub mod cgroup;
+pub mod clock;
+pub mod disk;
+pub mod kmsg;
+pub mod loop_device;
+pub mod module;
+pub mod mount;
+pub mod net;
+pub mod power;
+pub mod probe;
+pub mod process;
+pub mod realtime;
+pub mod system;
+pub mod uevent;
+pub mod watchdog;

@@ -1,0 +1,1 @@
+//! Monotonic, boot-time and wall clocks.

@@ -1,0 +1,1 @@
+//! Direct, stable block I/O on devices and files.

@@ -1,0 +1,1 @@
+//! The kernel's log as a sink before journald answers.

@@ -1,0 +1,1 @@
+//! Loop devices over regular files.

@@ -1,0 +1,1 @@
+//! Kernel modules, decompressed by the kernel.

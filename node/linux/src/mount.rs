@@ -1,0 +1,1 @@
+//! Mounting, moving and leaving file systems.

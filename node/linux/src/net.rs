@@ -1,0 +1,1 @@
+//! Network links, addresses, routes, over netlink and packet sockets.

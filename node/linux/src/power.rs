@@ -1,0 +1,1 @@
+//! Reboot, power off, Ctrl-Alt-Del.

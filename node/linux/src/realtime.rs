@@ -1,0 +1,1 @@
+//! Locked memory and real-time scheduling.

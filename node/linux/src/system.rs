@@ -1,0 +1,1 @@
+//! Host name, entropy, kernel command line.

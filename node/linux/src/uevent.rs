@@ -1,0 +1,1 @@
+//! Kernel device events and coldplug.
