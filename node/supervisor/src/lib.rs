@@ -1,1 +1,3 @@
 //! PID 1 of a Holdfast node.
+
+pub mod net;
