@@ -5,6 +5,19 @@ pub const MESSAGE_BYTES: usize = 176;
 /// Longest name, in bytes, NUL included.
 pub const NAME_BYTES: usize = 128;
 
+/// Seconds between two checks of the registered expiries, for a watchdog that
+/// fires `fire_timeout_s` seconds after its last ping (specification §6.9). A
+/// check already fails one interval before the expiry.
+#[must_use]
+pub fn test_interval_s(fire_timeout_s: u32) -> u32 {
+    match fire_timeout_s {
+        60.. => 10,
+        30..=59 => 5,
+        10..=29 => 2,
+        0..=9 => 1,
+    }
+}
+
 /// What a message asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
@@ -105,10 +118,15 @@ impl Message {
     /// Reads a message; every bit pattern has a meaning, unused fields are ignored.
     #[must_use]
     pub fn decode(bytes: &[u8; MESSAGE_BYTES]) -> Self {
-        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let name = &bytes[48..];
-        let length = name.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES);
+        let length = name
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(NAME_BYTES);
         Self {
             command: u32_at(4),
             test_interval_s: u32_at(16),

@@ -1,10 +1,53 @@
 //! The configuration document (TOML, version 1): raw text in, a validated
 //! [`Config`] or every mistake at once with its line out.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A validated configuration. Built only by [`parse`].
+mod check;
+mod document;
+mod names;
+#[cfg(test)]
+mod tests;
+
+pub use check::parse;
+
+/// The document version this crate reads.
+pub const VERSION: u64 = 1;
+/// Longest document accepted, in bytes; a longer one is refused unread.
+pub const DOCUMENT_BYTES_MAX: usize = 64 * 1024;
+/// Most mistakes reported; the last one then says how many more there are.
+pub const MISTAKES_MAX: usize = 100;
+
+/// One thing wrong with a document. Its text form is
+/// `line 7: network.mtu: 90000: largest allowed is 9216`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Line it stands on, counted from 1; `None` when it concerns the whole document.
+    pub line: Option<usize>,
+    /// Dotted key it concerns; empty for text that is not TOML.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Mistake {}
+
+/// A validated configuration, built by [`parse`]; the default is the one of a
+/// document that says nothing but its version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// Host name of the node (RFC 1123, at most 64 bytes).
     pub hostname: Option<String>,
@@ -121,6 +164,16 @@ pub struct Watchdog {
     pub fire_timeout_s: u32,
     /// Whether leases may be held only with a watchdog (default true).
     pub required: bool,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self {
+            device: None,
+            fire_timeout_s: 60,
+            required: true,
+        }
+    }
 }
 
 /// The lockspace to join.
