@@ -7,6 +7,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod disk;
+pub mod error;
 pub mod kmsg;
 pub mod loop_device;
 pub mod module;
