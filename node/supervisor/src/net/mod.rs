@@ -1,1 +1,5 @@
 //! The management network.
+
+pub mod dhcp;
+pub mod observed;
+pub mod plan;
