@@ -1,0 +1,670 @@
+//! One machine: QEMU's command line, its life, and the questions put to the
+//! node inside.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use control::status::Snapshot;
+use serde_json::{Value, json};
+
+use crate::console::Console;
+use crate::line::{Line, lock};
+use crate::lun::Lun;
+use crate::qmp::{Event, Qmp};
+use crate::tied;
+
+/// How long a boot may take until the console answers: emulated, with every
+/// core busy, a boot of 30 s has been seen to take five minutes.
+pub const BOOT_PATIENCE: Duration = Duration::from_secs(600);
+/// How long anything else inside a node may take before it counts as broken.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+/// The breath between two looks at a node's status.
+const LOOK_PAUSE: Duration = Duration::from_millis(700);
+
+/// Where the machine starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// QEMU loads kernel and initrd itself.
+    Direct {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The initrd.
+        initrd: PathBuf,
+        /// Kernel command line without the harness's own additions.
+        cmdline: String,
+    },
+    /// The firmware starts from the root disk (UEFI).
+    Disk,
+    /// QEMU's network boot ROM fetches this file over TFTP.
+    Network {
+        /// Directory served.
+        directory: PathBuf,
+        /// File started, an iPXE script.
+        file: String,
+    },
+}
+
+/// What a network card is plugged into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plug {
+    /// A router of its own with DHCP, 192.168.77.2.
+    Router,
+    /// A datagram cable to another machine of the same scenario: both sockets.
+    Cable {
+        /// Socket this end listens on.
+        here: PathBuf,
+        /// Socket of the other end.
+        there: PathBuf,
+    },
+}
+
+/// A machine to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// Name of the node and of its files.
+    pub name: String,
+    /// 1–9: distinguishes MAC and DHCP addresses.
+    pub number: u8,
+    /// Start.
+    pub boot: Boot,
+    /// Disk with the root file system, and whether the guest may write to it.
+    pub root: Option<(PathBuf, bool)>,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Configuration document handed over by the firmware.
+    pub config: Option<String>,
+    /// LUNs attached from the start.
+    pub luns: Vec<Lun>,
+    /// Network cards in order.
+    pub nics: Vec<Plug>,
+    /// Empty slots for cards plugged in later.
+    pub slots: u8,
+    /// Whether there is a watchdog card.
+    pub watchdog: bool,
+    /// Further kernel arguments.
+    pub append: String,
+    /// A root shell on the third serial line (debug image only).
+    pub shell: bool,
+    /// Leave the machine running when the harness ends.
+    pub outlive: bool,
+}
+
+impl Spec {
+    /// MAC address of card `index`.
+    #[must_use]
+    pub fn mac(&self, index: usize) -> String {
+        Self::mac_of(self.number, index)
+    }
+
+    /// MAC address of card `index` of machine `number`.
+    #[must_use]
+    pub fn mac_of(number: u8, index: usize) -> String {
+        format!("52:54:00:77:{number:02x}:{index:02x}")
+    }
+
+    /// A machine that boots `image` directly, with one card, a watchdog and
+    /// its root disk read-only.
+    #[must_use]
+    pub fn new(image: &image::Artifacts, number: u8) -> Self {
+        Self {
+            name: format!("node{number}"),
+            number,
+            boot: Boot::Direct {
+                kernel: image.vmlinuz.clone(),
+                initrd: image.initrd.clone(),
+                cmdline: image.cmdline.clone(),
+            },
+            root: Some((image.disk.clone(), false)),
+            memory_mib: 768,
+            cpus: 1,
+            config: None,
+            luns: Vec::new(),
+            nics: vec![Plug::Router],
+            slots: 0,
+            watchdog: true,
+            append: "console=ttyS0 panic=10 holdfast.console=ttyS1".to_owned(),
+            shell: false,
+            outlive: false,
+        }
+    }
+
+    /// The same with a configuration document.
+    #[must_use]
+    pub fn with_config(mut self, text: String) -> Self {
+        self.config = Some(text);
+        self
+    }
+
+    /// The same with one more LUN.
+    #[must_use]
+    pub fn with_lun(mut self, lun: &Lun) -> Self {
+        self.luns.push(lun.clone());
+        self
+    }
+
+    /// The same with a root shell (debug image only).
+    #[must_use]
+    pub fn with_shell(mut self) -> Self {
+        self.shell = true;
+        self.append.push_str(" holdfast.debug_shell=ttyS2");
+        self
+    }
+
+    /// First address the router hands out.
+    #[must_use]
+    pub fn dhcp_address(&self) -> String {
+        format!("192.168.77.{}", 10 + u32::from(self.number))
+    }
+}
+
+/// A machine under power.
+#[derive(Debug)]
+pub struct Node {
+    /// What it was made from.
+    pub spec: Spec,
+    /// QEMU's control session.
+    pub qmp: Qmp,
+    /// First serial line: kernel messages and the operator's screen.
+    pub serial: Line,
+    /// Second serial line: the command line of `nodectl`.
+    pub console: Console,
+    /// Third serial line: root shell of the debug image.
+    pub shell: Option<Line>,
+    /// Where its files are.
+    pub directory: PathBuf,
+    child: Mutex<Child>,
+    sockets: Sockets,
+    /// When power was switched on.
+    pub started: Instant,
+}
+
+/// The directory of the machine's sockets; short, because socket paths are.
+#[derive(Debug)]
+enum Sockets {
+    Temporary(tempfile::TempDir),
+    Kept(PathBuf),
+}
+
+impl Sockets {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(directory) => directory.path(),
+            Self::Kept(path) => path,
+        }
+    }
+}
+
+impl Node {
+    /// Switches a machine on; logs go to `directory`, one set for each start.
+    pub fn start(spec: Spec, directory: &Path) -> Result<Self> {
+        let name = spec.name.clone();
+        Self::launch(spec, directory).with_context(|| format!("start of {name}"))
+    }
+
+    fn launch(spec: Spec, directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).with_context(|| directory.display().to_string())?;
+        let sockets = tempfile::Builder::new()
+            .prefix("holdfast-")
+            .tempdir()
+            .context("socket directory")?;
+        let sockets = if spec.outlive {
+            Sockets::Kept(sockets.keep())
+        } else {
+            Sockets::Temporary(sockets)
+        };
+        let arguments = arguments(&spec, directory, sockets.path())?;
+        let errors = directory.join(format!("{}.qemu.log", log_name(&spec, directory)));
+        let errors_file = File::create(&errors).with_context(|| errors.display().to_string())?;
+        let mut command = if spec.outlive {
+            Command::new(QEMU)
+        } else {
+            tied::command(QEMU)
+        };
+        let mut child = command
+            .args(&arguments)
+            // A Ctrl-C on the terminal is for the harness.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(errors_file)
+            .spawn()
+            .with_context(|| format!("{QEMU} does not start"))?;
+        let opened = open_lines(&sockets, spec.shell, &mut child);
+        let (qmp, serial, console, shell) = match opened {
+            Ok(lines) => lines,
+            Err(error) => {
+                stop_child(&mut child);
+                let words = fs::read_to_string(&errors).unwrap_or_default();
+                return Err(error.context(format!("QEMU said: {}", words.trim())));
+            }
+        };
+        let console = Console::new(
+            console,
+            directory.join(format!("{}.status.json", spec.name)),
+        );
+        let mut node = Self {
+            spec,
+            qmp,
+            serial,
+            console,
+            shell,
+            directory: directory.to_owned(),
+            child: Mutex::new(child),
+            sockets,
+            started: Instant::now(),
+        };
+        node.qmp.execute("cont", json!({}))?;
+        node.started = Instant::now();
+        Ok(node)
+    }
+
+    /// QEMU's process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        lock(&self.child).id()
+    }
+
+    /// Directory of its sockets (`console`, `qmp`, `serial`).
+    #[must_use]
+    pub fn socket_directory(&self) -> &Path {
+        self.sockets.path()
+    }
+
+    /// Kills QEMU outright: what a power cut is to the disk.
+    pub fn cut_power(&self) -> Instant {
+        stop_child(&mut lock(&self.child));
+        Instant::now()
+    }
+
+    /// Waits until QEMU has ended by itself.
+    pub fn wait_off(&self, patience: Duration) -> Result<()> {
+        let name = &self.spec.name;
+        let deadline = Instant::now() + patience;
+        while !self.qmp.closed() {
+            ensure!(
+                Instant::now() < deadline,
+                "{name}: still under power after {} s",
+                patience.as_secs()
+            );
+            self.qmp.rest(usize::MAX, Duration::from_secs(1));
+        }
+        // The session closes as QEMU exits.
+        lock(&self.child).wait().context("QEMU")?;
+        Ok(())
+    }
+
+    /// The node's own account of itself.
+    pub fn status(&self) -> Result<Snapshot> {
+        self.console
+            .status(PATIENCE)
+            .with_context(|| format!("{}: status", self.spec.name))
+    }
+
+    /// Waits until the console answers at all.
+    pub fn wait_console(&self) -> Result<()> {
+        self.console.wait_prompt(BOOT_PATIENCE).with_context(|| {
+            let text = self.serial.text_after(0);
+            format!(
+                "{}: console of the node; the kernel's last words:\n{}",
+                self.spec.name,
+                crate::line::tail(&text, 15)
+            )
+        })
+    }
+
+    /// Runs one `nodectl` command line on the console.
+    pub fn command(&self, line: &str) -> Result<String> {
+        self.console
+            .run(line, PATIENCE)
+            .with_context(|| format!("{}: nodectl {line}", self.spec.name))
+    }
+
+    /// Looks at the status until `wanted` holds.
+    pub fn wait_status(
+        &self,
+        what: &str,
+        patience: Duration,
+        mut wanted: impl FnMut(&Snapshot) -> bool,
+    ) -> Result<Snapshot> {
+        let deadline = Instant::now() + patience;
+        let mut last = None;
+        loop {
+            let seen = self.qmp.event_count();
+            match self.console.status(patience.min(PATIENCE)) {
+                Ok(snapshot) if wanted(&snapshot) => return Ok(snapshot),
+                Ok(snapshot) => last = Some(snapshot),
+                // The console comes later than the kernel, and a node may be
+                // restarting just now.
+                Err(error) if Instant::now() >= deadline || self.qmp.closed() => {
+                    return Err(error.context(format!("{}: {what}", self.spec.name)));
+                }
+                Err(_) => {}
+            }
+            if Instant::now() >= deadline {
+                let last =
+                    last.map_or_else(|| "none".to_owned(), |snapshot| format!("{snapshot:#?}"));
+                bail!(
+                    "{}: {what}: not seen within {} s; last status: {last}",
+                    self.spec.name,
+                    patience.as_secs()
+                );
+            }
+            self.qmp.rest(seen, LOOK_PAUSE);
+        }
+    }
+
+    /// Waits until the node says it is up.
+    pub fn wait_ready(&self) -> Result<Snapshot> {
+        self.wait_console()?;
+        self.wait_status("phase ready", BOOT_PATIENCE, |snapshot| {
+            snapshot.phase == "ready"
+        })
+    }
+
+    /// Waits until the machine resets, for whatever reason.
+    pub fn wait_reset(&self, first_event: usize, patience: Duration) -> Result<Event> {
+        self.qmp
+            .wait_event(first_event, "RESET", patience)
+            .with_context(|| format!("{}: reset", self.spec.name))
+    }
+
+    /// Waits until the watchdog card fires.
+    pub fn wait_watchdog(&self, first_event: usize, patience: Duration) -> Result<Event> {
+        self.qmp
+            .wait_event(first_event, "WATCHDOG", patience)
+            .with_context(|| format!("{}: watchdog", self.spec.name))
+    }
+
+    /// Plugs a LUN in while the machine runs.
+    pub fn plug(&self, lun: &Lun, id: &str) -> Result<()> {
+        self.qmp.execute("blockdev-add", lun.block_node(id))?;
+        self.qmp.execute("device_add", lun.device(id))?;
+        Ok(())
+    }
+
+    /// Pulls LUN `id` out from under the guest.
+    pub fn unplug(&self, id: &str) -> Result<()> {
+        self.qmp
+            .execute("device_del", json!({ "id": format!("{id}-disk") }))?;
+        Ok(())
+    }
+
+    /// Lets I/O of LUN `id` through at `bytes_per_second` at most; 0 lifts the limit.
+    pub fn throttle(&self, id: &str, bytes_per_second: u64) -> Result<()> {
+        let limits = json!({
+            "id": format!("{id}-disk"),
+            "bps": bytes_per_second, "bps_rd": 0, "bps_wr": 0, "iops": 0, "iops_rd": 0, "iops_wr": 0,
+        });
+        self.qmp.execute("block_set_io_throttle", limits)?;
+        Ok(())
+    }
+
+    /// Plugs or unplugs the cable of card `index`.
+    pub fn set_link(&self, index: usize, up: bool) -> Result<()> {
+        self.qmp.execute(
+            "set_link",
+            json!({ "name": format!("nic{index}"), "up": up }),
+        )?;
+        Ok(())
+    }
+
+    /// Runs a line in the debug image's root shell and answers with its output.
+    pub fn shell(&self, line: &str) -> Result<String> {
+        let shell = self
+            .shell
+            .as_ref()
+            .context("this machine was started without a shell")?;
+        // The marker is split so that the echo of the line does not match it.
+        let position = shell.position();
+        shell.send(format!("{line}; echo end-of'-'output=$?\n").as_bytes())?;
+        let what = format!("{}: shell line {line:?}", self.spec.name);
+        shell.wait(position, PATIENCE, &what, |text| {
+            let (output, status) = text.split_once("end-of-output=")?;
+            let status = status.split_once(['\r', '\n'])?.0;
+            let output = output
+                .split_once('\n')
+                .map_or("", |(_, output)| output)
+                .replace('\r', "");
+            Some(if status == "0" {
+                Ok(output)
+            } else {
+                Err(anyhow::anyhow!("{what}: exit {status}\n{output}"))
+            })
+        })?
+    }
+
+    /// Waits until the debug image's root shell answers.
+    pub fn wait_shell(&self) -> Result<()> {
+        let shell = self
+            .shell
+            .as_ref()
+            .context("this machine was started without a shell")?;
+        shell.wait(0, BOOT_PATIENCE, "prompt of the root shell", |text| {
+            text.contains('#').then_some(())
+        })
+    }
+
+    /// Sends a shell line whose answer never comes.
+    pub fn shell_last_words(&self, line: &str) -> Result<()> {
+        let shell = self
+            .shell
+            .as_ref()
+            .context("this machine was started without a shell")?;
+        shell.send(format!("{line}\n").as_bytes())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if !self.spec.outlive || std::thread::panicking() {
+            stop_child(&mut lock(&self.child));
+        }
+    }
+}
+
+const QEMU: &str = "qemu-system-x86_64";
+
+fn stop_child(child: &mut Child) {
+    // Both fail only when it has ended already.
+    drop(child.kill());
+    drop(child.wait());
+}
+
+/// `name.N`, N the first start of this name in `directory` without a log.
+fn log_name(spec: &Spec, directory: &Path) -> String {
+    let taken = |n: &u32| {
+        directory
+            .join(format!("{}.{n}.qemu.log", spec.name))
+            .exists()
+    };
+    let number = (1..).find(|n| !taken(n)).unwrap_or_default();
+    format!("{}.{number}", spec.name)
+}
+
+/// Connects to every socket, as soon as QEMU listens.
+fn open_lines(
+    sockets: &Sockets,
+    shell: bool,
+    child: &mut Child,
+) -> Result<(Qmp, Line, Line, Option<Line>)> {
+    let deadline = Instant::now() + PATIENCE;
+    let path = sockets.path();
+    // QMP is last on the command line: once it answers, all sockets are there.
+    let qmp = loop {
+        match Qmp::connect(&path.join("qmp")) {
+            Ok(qmp) => break qmp,
+            Err(error) => {
+                if let Some(status) = child.try_wait().context("QEMU")? {
+                    bail!("QEMU ended with {status}");
+                }
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+                // There is no event to wait for before the first socket exists.
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+        }
+    };
+    let serial = Line::connect(&path.join("serial"))?;
+    let console = Line::connect(&path.join("console"))?;
+    let shell = if shell {
+        Some(Line::connect(&path.join("shell"))?)
+    } else {
+        None
+    };
+    Ok((qmp, serial, console, shell))
+}
+
+/// QEMU's command line for a machine that waits for `cont`.
+fn arguments(spec: &Spec, directory: &Path, sockets: &Path) -> Result<Vec<String>> {
+    let mut list: Vec<String> = Vec::new();
+    let mut add = |option: &str, value: String| list.extend([option.to_owned(), value]);
+    let log = log_name(spec, directory);
+    add("-name", spec.name.clone());
+    add("-machine", "q35,usb=off,vmport=off,hpet=on".to_owned());
+    add(
+        "-accel",
+        std::env::var("HOLDFAST_ACCEL").unwrap_or_else(|_| "tcg,tb-size=256".to_owned()),
+    );
+    // Five-level page tables only make an emulated processor slower.
+    add("-cpu", "max,la57=off".to_owned());
+    add("-m", spec.memory_mib.to_string());
+    add("-smp", spec.cpus.to_string());
+    add("-display", "none".to_owned());
+    add(
+        "-action",
+        "reboot=reset,shutdown=poweroff,watchdog=reset".to_owned(),
+    );
+    if spec.watchdog {
+        add("-device", "i6300esb,id=watchdog".to_owned());
+    }
+    match &spec.boot {
+        Boot::Direct {
+            kernel,
+            initrd,
+            cmdline,
+        } => {
+            add("-kernel", kernel.display().to_string());
+            add("-initrd", initrd.display().to_string());
+            add(
+                "-append",
+                format!("{cmdline} {}", spec.append).trim().to_owned(),
+            );
+        }
+        Boot::Disk => {
+            let firmware = [
+                "/usr/share/OVMF/OVMF_CODE_4M.fd",
+                "/usr/share/OVMF/OVMF_CODE.fd",
+            ];
+            let code = firmware.iter().find(|path| Path::new(path).exists());
+            let code =
+                code.context("UEFI firmware: apt-get install --no-install-recommends ovmf")?;
+            add(
+                "-drive",
+                format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"),
+            );
+        }
+        Boot::Network { .. } => add("-boot", "order=n".to_owned()),
+    }
+    if let Some((root, writable)) = &spec.root {
+        let node = json!({
+            "driver": "raw", "node-name": "root", "read-only": !writable,
+            "file": { "driver": "file", "filename": root, "read-only": !writable, "locking": "off" },
+        });
+        add("-blockdev", node.to_string());
+        add(
+            "-device",
+            "virtio-blk-pci,drive=root,bootindex=1".to_owned(),
+        );
+    }
+    if let Some(config) = &spec.config {
+        let path = directory.join(format!("{}.toml", spec.name));
+        fs::write(&path, config).with_context(|| path.display().to_string())?;
+        add(
+            "-fw_cfg",
+            format!("name=opt/holdfast/config,file={}", path.display()),
+        );
+    }
+    add("-device", "virtio-scsi-pci,id=scsi".to_owned());
+    for (index, lun) in spec.luns.iter().enumerate() {
+        let id = format!("lun{index}");
+        add("-blockdev", lun.block_node(&id).to_string());
+        add("-device", lun.device(&id).to_string());
+    }
+    for slot in 0..spec.slots {
+        add(
+            "-device",
+            format!(
+                "pcie-root-port,id=slot{slot},chassis={},slot={}",
+                slot + 1,
+                slot + 1
+            ),
+        );
+    }
+    for (index, plug) in spec.nics.iter().enumerate() {
+        add("-netdev", netdev(spec, index, plug).to_string());
+        let boots = matches!(spec.boot, Boot::Network { .. }) && index == 0;
+        let rom = if boots { "bootindex=0" } else { "romfile=" };
+        add(
+            "-device",
+            format!(
+                "virtio-net-pci,id=nic{index},netdev=net{index},mac={},{rom}",
+                spec.mac(index)
+            ),
+        );
+    }
+    let lines = ["serial", "console", "shell"];
+    for line in &lines[..if spec.shell { 3 } else { 2 }] {
+        let socket = sockets.join(line);
+        let logfile = directory.join(format!("{log}.{line}.log"));
+        add(
+            "-chardev",
+            format!(
+                "socket,id={line},path={},server=on,wait=off,logfile={}",
+                socket.display(),
+                logfile.display()
+            ),
+        );
+        add("-serial", format!("chardev:{line}"));
+    }
+    add(
+        "-chardev",
+        format!(
+            "socket,id=qmp,path={},server=on,wait=off",
+            sockets.join("qmp").display()
+        ),
+    );
+    add("-mon", "chardev=qmp,mode=control".to_owned());
+    list.extend(["-nodefaults", "-no-user-config", "-S"].map(str::to_owned));
+    Ok(list)
+}
+
+/// The network behind card `index`.
+#[must_use]
+pub fn netdev(spec: &Spec, index: usize, plug: &Plug) -> Value {
+    let id = format!("net{index}");
+    match plug {
+        Plug::Router => {
+            let mut node = json!({
+                "type": "user", "id": id, "net": "192.168.77.0/24", "dhcpstart": spec.dhcp_address(),
+            });
+            if let Boot::Network { directory, file } = &spec.boot {
+                node["tftp"] = json!(directory);
+                node["bootfile"] = json!(file);
+            }
+            node
+        }
+        Plug::Cable { here, there } => json!({
+            "type": "dgram", "id": id,
+            "local": { "type": "unix", "path": here },
+            "remote": { "type": "unix", "path": there },
+        }),
+    }
+}
