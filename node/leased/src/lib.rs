@@ -1,1 +1,4 @@
 //! The lease daemon.
+#![forbid(unsafe_code)]
+
+pub mod area;
