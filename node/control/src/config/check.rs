@@ -62,6 +62,25 @@ pub fn parse(text: &str) -> Result<Config, Vec<Mistake>> {
     }
 }
 
+/// Reads a configuration document as it came from a file or a device.
+///
+/// # Errors
+///
+/// As [`parse`]; bytes that are no UTF-8 are a mistake with its line.
+pub fn parse_bytes(bytes: &[u8]) -> Result<Config, Vec<Mistake>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(text),
+        Err(error) => {
+            let good = bytes.get(..error.valid_up_to()).unwrap_or_default();
+            Err(vec![Mistake {
+                line: Some(good.iter().filter(|&&byte| byte == b'\n').count() + 1),
+                key: String::new(),
+                message: "not UTF-8 text".to_owned(),
+            }])
+        }
+    }
+}
+
 /// A document of another version has other keys: nothing in it can be judged.
 fn version_is_known(root: &Section<'_, '_>, mistakes: &mut Mistakes) -> bool {
     match root.integer("version", 0..=u64::MAX, mistakes) {

@@ -10,7 +10,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-pub use check::parse;
+pub use check::{parse, parse_bytes};
 
 /// The document version this crate reads.
 pub const VERSION: u64 = 1;

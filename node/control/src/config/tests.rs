@@ -198,19 +198,31 @@ fn defaults_are_the_documented_ones() {
 
 #[test]
 fn a_document_must_say_its_version() {
-    check("", &expect![[r#"
+    check(
+        "",
+        &expect![[r#"
         version: missing; begin the document with version = 1
-    "#]]);
-    check("version = 2\n[nodes]\nx = 1\n", &expect![[r#"
+    "#]],
+    );
+    check(
+        "version = 2\n[nodes]\nx = 1\n",
+        &expect![[r#"
         line 1: version: 2: this node reads version 1
-    "#]]);
-    check("version = \"1\"\n[node]\nhostname = \"-\"\n", &expect![[r#"
+    "#]],
+    );
+    check(
+        "version = \"1\"\n[node]\nhostname = \"-\"\n",
+        &expect![[r#"
         line 1: version: the string "1": must be a whole number
         line 3: node.hostname: "-": has a part that begins or ends with a hyphen
-    "#]]);
-    check("version = -1", &expect![[r#"
+    "#]],
+    );
+    check(
+        "version = -1",
+        &expect![[r#"
         line 1: version: -1: smallest allowed is 0
-    "#]]);
+    "#]],
+    );
     check(
         "version = 99999999999999999999999999999999999999999999",
         &expect![[r#"
@@ -340,22 +352,39 @@ fn syntax_errors_have_line_and_column_and_do_not_hide_other_mistakes() {
             line 3: node.hostnam: unknown key; did you mean hostname?
         "#]],
     );
-    check("not toml at all\n\u{0}\n{}", &expect![[r#"
+    check(
+        "not toml at all\n\u{0}\n{}",
+        &expect![[r#"
         line 1: not TOML at column 5: key with no value, expected `=`
         line 2: not TOML at column 2: key with no value, expected `=`
         line 3: not TOML at column 1: invalid key-value pair, expected key
-    "#]]);
+    "#]],
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_are_a_mistake_on_their_line() {
+    let mistakes = parse_bytes(b"version = 1\n[node]\nhostname = \"\xff\"\n").expect_err("latin-1");
+    assert_eq!(mistakes.len(), 1);
+    assert_eq!(mistakes[0].to_string(), "line 3: not UTF-8 text");
+    assert!(parse_bytes(b"version = 1").is_ok());
 }
 
 #[test]
 fn a_network_needs_one_uplink_and_an_address_decision() {
-    check("version = 1\n\n[network]\nmtu = 1500\n", &expect![[r#"
+    check(
+        "version = 1\n\n[network]\nmtu = 1500\n",
+        &expect![[r#"
         line 3: network: no card; add [network.nic] or [network.bond]
         line 3: network: no address; add [network.ipv4] or [network.ipv6] with method = "static", "dhcp", "slaac" or, for a bridge without one, "none"
-    "#]]);
-    check("version = 1\nnetwork = 3\n", &expect![[r#"
+    "#]],
+    );
+    check(
+        "version = 1\nnetwork = 3\n",
+        &expect![[r#"
         line 2: network: the number 3: must be a section, [network]
-    "#]]);
+    "#]],
+    );
     check(
         "version = 1\n[network.nic]\n[network.ipv4]\nmethod = \"none\"\n",
         &expect![[r#"
@@ -387,15 +416,24 @@ fn a_network_needs_one_uplink_and_an_address_decision() {
 #[test]
 fn ipv4_addresses_must_fit_an_interface() {
     for (lines, expected) in [
-        ("method = \"static\"", expect![[r#"
+        (
+            "method = \"static\"",
+            expect![[r#"
             line 4: network.ipv4.address: missing; for instance address = "192.0.2.10/24"
-        "#]]),
-        ("address = \"192.0.2.10/24\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "address = \"192.0.2.10/24\"",
+            expect![[r#"
             line 4: network.ipv4.method: missing; one of "static", "dhcp", "none"
-        "#]]),
-        ("method = \"static\"\naddress = \"192.0.2.10\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "method = \"static\"\naddress = \"192.0.2.10\"",
+            expect![[r#"
             line 6: network.ipv4.address: "192.0.2.10": prefix length missing, write it as 192.0.2.10/24
-        "#]]),
+        "#]],
+        ),
         (
             "method = \"static\"\naddress = \"192.0.2.10/33\"",
             expect![[r#"
@@ -461,9 +499,12 @@ fn ipv4_addresses_must_fit_an_interface() {
                 line 7: network.ipv4.gateway: "also wrong": not an IPv4 address
             "#]],
         ),
-        ("method = \"none\"\ngateway = \"192.0.2.1\"", expect![[r#"
+        (
+            "method = \"none\"\ngateway = \"192.0.2.1\"",
+            expect![[r#"
             line 6: network.ipv4.gateway: not with method = "none"; only with "static"
-        "#]]),
+        "#]],
+        ),
     ] {
         check(&format!("{NETWORK}{lines}\n"), &expected);
     }
@@ -479,12 +520,18 @@ fn ipv6_addresses_must_fit_an_interface() {
                 line 6: network.ipv6.address: not with method = "slaac"; only with "static"
             "#]],
         ),
-        ("method = \"static\"\naddress = \"fe80::1/64\"", expect![[r#"
+        (
+            "method = \"static\"\naddress = \"fe80::1/64\"",
+            expect![[r#"
             line 6: network.ipv6.address: fe80::1: link-local addresses come by themselves, give a routable one
-        "#]]),
-        ("method = \"static\"\naddress = \"::/64\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "method = \"static\"\naddress = \"::/64\"",
+            expect![[r#"
             line 6: network.ipv6.address: ::: the unspecified address, not the address of one host
-        "#]]),
+        "#]],
+        ),
         (
             "method = \"static\"\naddress = \"::ffff:192.0.2.1/96\"",
             expect![[r#"
@@ -529,45 +576,90 @@ fn cards_are_named_in_one_spelling() {
         }
     };
     for (line, expected) in [
-        ("pci = \"0000:3B:1F.7\"", expect![[r#"Nic(Pci("0000:3b:1f.7"))"#]]),
-        ("pci = \"3b:00.0\"", expect![[r#"Nic(Pci("0000:3b:00.0"))"#]]),
-        ("pci = \"3b:00\"", expect![[r#"
+        (
+            "pci = \"0000:3B:1F.7\"",
+            expect![[r#"Nic(Pci("0000:3b:1f.7"))"#]],
+        ),
+        (
+            "pci = \"3b:00.0\"",
+            expect![[r#"Nic(Pci("0000:3b:00.0"))"#]],
+        ),
+        (
+            "pci = \"3b:00\"",
+            expect![[r#"
             line 3: network.nic.pci: "3b:00": a PCI address is written 0000:00:1f.6
-        "#]]),
-        ("pci = \"0000:00:00.8\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "pci = \"0000:00:00.8\"",
+            expect![[r#"
             line 3: network.nic.pci: "0000:00:00.8": largest PCI function number is 7
-        "#]]),
-        ("pci = \"0000:00:+0.1\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "pci = \"0000:00:+0.1\"",
+            expect![[r#"
             line 3: network.nic.pci: "0000:00:+0.1": a PCI address is written 0000:00:1f.6
-        "#]]),
-        ("mac = \"52-54-00-AB-cd-EF\"", expect!["Nic(Mac([82, 84, 0, 171, 205, 239]))"]),
-        ("mac = \"52:54:00:ab:cd\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "mac = \"52-54-00-AB-cd-EF\"",
+            expect!["Nic(Mac([82, 84, 0, 171, 205, 239]))"],
+        ),
+        (
+            "mac = \"52:54:00:ab:cd\"",
+            expect![[r#"
             line 3: network.nic.mac: "52:54:00:ab:cd": a MAC address is written 52:54:00:12:34:56
-        "#]]),
-        ("mac = \"52:54:00:ab:cd:ef:00\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "mac = \"52:54:00:ab:cd:ef:00\"",
+            expect![[r#"
             line 3: network.nic.mac: "52:54:00:ab:cd:ef:00": a MAC address is written 52:54:00:12:34:56
-        "#]]),
-        ("mac = \"00:00:00:00:00:00\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "mac = \"00:00:00:00:00:00\"",
+            expect![[r#"
             line 3: network.nic.mac: "00:00:00:00:00:00": the null address, no card has it
-        "#]]),
-        ("mac = \"ff:ff:ff:ff:ff:ff\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "mac = \"ff:ff:ff:ff:ff:ff\"",
+            expect![[r#"
             line 3: network.nic.mac: "ff:ff:ff:ff:ff:ff": a group address, no card has it
-        "#]]),
-        ("name = \"a234567890123456\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "name = \"a234567890123456\"",
+            expect![[r#"
             line 3: network.nic.name: "a234567890123456": 16 bytes, longest interface name is 15
-        "#]]),
-        ("name = \"eth%d\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "name = \"eth%d\"",
+            expect![[r#"
             line 3: network.nic.name: "eth%d": no spaces, slashes, colons, quotes or percent signs in an interface name
-        "#]]),
-        ("name = \"..\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "name = \"..\"",
+            expect![[r#"
             line 3: network.nic.name: "..": reserved by the kernel
-        "#]]),
-        ("name = \"\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "name = \"\"",
+            expect![[r#"
             line 3: network.nic.name: is empty
-        "#]]),
-        ("name = \"a/b\"", expect![[r#"
+        "#]],
+        ),
+        (
+            "name = \"a/b\"",
+            expect![[r#"
             line 3: network.nic.name: "a/b": no spaces, slashes, colons, quotes or percent signs in an interface name
-        "#]]),
+        "#]],
+        ),
     ] {
         expected.assert_eq(&selector(line));
     }
@@ -579,24 +671,42 @@ fn host_names_follow_rfc_1123() {
     for (name, expected) in [
         ("n", expect!["valid"]),
         ("3com-node.example.com", expect!["valid"]),
-        ("", expect![[r#"
+        (
+            "",
+            expect![[r#"
             line 3: node.hostname: is empty
-        "#]]),
-        ("-a", expect![[r#"
+        "#]],
+        ),
+        (
+            "-a",
+            expect![[r#"
             line 3: node.hostname: "-a": has a part that begins or ends with a hyphen
-        "#]]),
-        ("a..b", expect![[r#"
+        "#]],
+        ),
+        (
+            "a..b",
+            expect![[r#"
             line 3: node.hostname: "a..b": has an empty part between dots
-        "#]]),
-        ("192.0.2.1", expect![[r#"
+        "#]],
+        ),
+        (
+            "192.0.2.1",
+            expect![[r#"
             line 3: node.hostname: "192.0.2.1": last part is a number, which reads as an address
-        "#]]),
-        ("ünode", expect![[r#"
+        "#]],
+        ),
+        (
+            "ünode",
+            expect![[r#"
             line 3: node.hostname: "ünode": may hold only letters, digits, hyphens and dots
-        "#]]),
-        (long.as_str(), expect![[r#"
+        "#]],
+        ),
+        (
+            long.as_str(),
+            expect![[r#"
             line 3: node.hostname: "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…": 72 bytes, longest allowed is 64
-        "#]]),
+        "#]],
+        ),
     ] {
         check(
             &format!("version = 1\n[node]\nhostname = {name:?}\n"),
@@ -610,11 +720,14 @@ fn lockspace_limits_are_the_formats() {
     let head = "version = 1\n[lockspace]\n";
     let long_name = format!("name = \"{}\"\npath = \"/a\"\nhost_id = 1", "n".repeat(49));
     for (lines, expected) in [
-        ("", expect![[r#"
+        (
+            "",
+            expect![[r#"
             line 2: lockspace.name: missing; for instance name = "cluster1"
             line 2: lockspace.path: missing; for instance path = "/dev/disk/by-id/…"
             line 2: lockspace.host_id: missing; a number from 1 to 2000 that no other node of the lockspace has
-        "#]]),
+        "#]],
+        ),
         (
             "name = \"LS\"\npath = \"dev/sda\"\nhost_id = 2001",
             expect![[r#"
@@ -644,9 +757,12 @@ fn lockspace_limits_are_the_formats() {
                 line 6: lockspace.io_timeout: 256: largest allowed is 255
             "#]],
         ),
-        (long_name.as_str(), expect![[r#"
+        (
+            long_name.as_str(),
+            expect![[r#"
             line 3: lockspace.name: "nnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnnn": 49 bytes, longest allowed is 48
-        "#]]),
+        "#]],
+        ),
     ] {
         check(&format!("{head}{lines}\n"), &expected);
     }
@@ -687,9 +803,12 @@ fn a_flood_of_mistakes_is_bounded_and_counted() {
     assert_eq!(mistakes[0].line, Some(2));
 
     let long = format!("version = 1\n#{}", "x".repeat(DOCUMENT_BYTES_MAX));
-    check(&long, &expect![[r#"
+    check(
+        &long,
+        &expect![[r#"
         document of 65549 bytes: largest allowed is 65536
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -698,10 +817,13 @@ fn long_or_wild_values_are_cut_and_escaped() {
         "version = 1\n[node]\nhostname = \"{}\\u001b[31m\"\n[watchdog]\ndevice = \"\\u001b[2J\"\n",
         "x".repeat(500)
     );
-    check(&text, &expect![[r#"
+    check(
+        &text,
+        &expect![[r#"
         line 3: node.hostname: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…": 505 bytes, longest allowed is 64
         line 5: watchdog.device: "\u{1b}[2J": must be an absolute path
-    "#]]);
+    "#]],
+    );
     assert!(!mistakes(&text).contains('\u{1b}'));
 }
 

@@ -1,0 +1,155 @@
+//! What can be typed: one table of commands from which the parser and every
+//! help text come.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nodectl",
+    bin_name = "nodectl",
+    version,
+    about = "Look at and steer a Holdfast node",
+    after_help = "Examples:\n  nodectl status\n  nodectl lease list --json\n  nodectl config check node1.toml\n\nExit status: 0 done, 1 the answer is no, 2 wrong usage or failure."
+)]
+pub(crate) struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Where the supervisor and the lease daemon listen.
+    #[command(flatten)]
+    pub(crate) sockets: Sockets,
+}
+
+/// Sockets other than the node's own, for tests and rescue.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Sockets {
+    /// Supervisor's socket instead of the node's (also HOLDFAST_SOCKET)
+    #[arg(long, global = true, hide = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// Lease daemon's socket instead of the node's (also HOLDFAST_LEASED_SOCKET)
+    #[arg(long, global = true, hide = true, value_name = "PATH")]
+    pub(crate) leased_socket: Option<PathBuf>,
+}
+
+/// A command typed at the console: the same without the program's name.
+#[derive(Debug, Parser)]
+#[command(
+    name = "holdfast",
+    no_binary_name = true,
+    disable_version_flag = true,
+    about = "Commands of this console",
+    after_help = "`COMMAND --help` explains one, with an example. An empty line does nothing but prompt again."
+)]
+pub(crate) struct ConsoleLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show the node on one screen
+    #[command(after_help = "Example:\n  nodectl status --json")]
+    Status(Output),
+    /// Show the boot phases and how long each took
+    #[command(after_help = "Example:\n  nodectl boot")]
+    Boot(Output),
+    /// Show the last lines the node logged
+    #[command(after_help = "Example:\n  nodectl log -n 20")]
+    Log {
+        /// Number of lines
+        #[arg(short = 'n', long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        lines: u32,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the management network, or change it
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  nodectl net\n  nodectl net apply node1.toml"
+    )]
+    Net {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: Option<NetCommand>,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Leases this node holds and what it believes of other hosts
+    #[command(subcommand, after_help = "Example:\n  nodectl lease list")]
+    Lease(LeaseCommand),
+    /// Configuration documents
+    #[command(subcommand, after_help = "Example:\n  nodectl config check node1.toml")]
+    Config(ConfigCommand),
+    /// Release the leases, stop everything and power off
+    #[command(after_help = "Example:\n  nodectl shutdown --yes")]
+    Shutdown(Consent),
+    /// Release the leases, stop everything and restart
+    #[command(after_help = "Example:\n  nodectl reboot --yes")]
+    Reboot(Consent),
+    /// Take commands from a terminal, line by line
+    #[command(
+        after_help = "Example:\n  nodectl console   (started on the node's consoles by itself)"
+    )]
+    Console,
+}
+
+/// How a command prints.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Output {
+    /// Print one line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Permission for a command that takes something away.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Consent {
+    /// Do not ask for the node's name
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
+/// Changes to the network.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetCommand {
+    /// Apply the network section of a document now; the working set comes back if the gateway stays unreachable
+    #[command(
+        after_help = "Example:\n  nodectl net apply node1.toml\n  nodectl net apply - <node1.toml --yes"
+    )]
+    Apply {
+        /// Configuration document, - for standard input
+        file: PathBuf,
+        /// Whether to ask.
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+/// Questions to the lease daemon.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// List every lockspace and the hosts seen in it, our own marked
+    #[command(after_help = "Example:\n  nodectl lease list --json")]
+    List(Output),
+}
+
+/// Work on configuration documents.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Report every mistake in a document; works on any machine
+    #[command(after_help = "Example:\n  nodectl config check node1.toml")]
+    Check {
+        /// Configuration document, - for standard input
+        file: PathBuf,
+    },
+    /// Print a document that uses every key, to start from
+    #[command(after_help = "Example:\n  nodectl config example >node1.toml")]
+    Example,
+}

@@ -1,0 +1,177 @@
+//! What each command does: ask, draw, print.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use control::config;
+use control::request::{Reply, Request};
+
+use crate::args::{Command, ConfigCommand, Consent, LeaseCommand, NetCommand};
+use crate::session::{ANSWER_DEADLINE, Ending, Session, unexpected};
+use crate::text::{clean, count};
+use crate::{console, render};
+
+/// Time a network change has: links to come up, the gateway to answer, and the
+/// previous set to be put back if it does not.
+const NET_APPLY_DEADLINE: Duration = Duration::from_secs(180);
+
+/// Carries out one command.
+pub(crate) fn run(command: Command, session: &mut Session<'_>) -> Result<Ending> {
+    match command {
+        Command::Status(output) => {
+            let snapshot = session.snapshot()?;
+            if output.json {
+                session.print_json(&snapshot)?;
+            } else {
+                session.print(&render::status(&snapshot))?;
+            }
+            Ok(Ending::Done)
+        }
+        Command::Boot(output) => boot(output.json, session),
+        Command::Log { lines, output } => log(lines, output.json, session),
+        Command::Net {
+            command: None,
+            output,
+        } => {
+            let report = session.snapshot()?.network;
+            if output.json {
+                session.print_json(&report)?;
+            } else {
+                session.print(&render::network(&report))?;
+            }
+            Ok(Ending::Done)
+        }
+        Command::Net {
+            command: Some(NetCommand::Apply { file, consent }),
+            ..
+        } => {
+            let document = session.document(&file)?;
+            if !is_valid(&document, session)? {
+                return Ok(Ending::No);
+            }
+            if !allowed(consent, "changes the network of", session)? {
+                return Ok(Ending::No);
+            }
+            session.say(
+                "applying; the previous network comes back if the gateway stays unreachable\n",
+            );
+            let toml = String::from_utf8(document).context("document")?;
+            order(&Request::NetApply { toml }, NET_APPLY_DEADLINE, session)
+        }
+        Command::Lease(LeaseCommand::List(output)) => {
+            let lockspaces = session.lockspaces()?;
+            if output.json {
+                session.print_json(&lockspaces)?;
+            } else {
+                session.print(&render::lockspaces(&lockspaces))?;
+            }
+            Ok(Ending::Done)
+        }
+        Command::Config(ConfigCommand::Check { file }) => {
+            let document = session.document(&file)?;
+            Ok(if is_valid(&document, session)? {
+                Ending::Done
+            } else {
+                Ending::No
+            })
+        }
+        Command::Config(ConfigCommand::Example) => {
+            session.print(EXAMPLE)?;
+            Ok(Ending::Done)
+        }
+        Command::Shutdown(consent) => power(&Request::Shutdown, "powers off", consent, session),
+        Command::Reboot(consent) => power(&Request::Reboot, "reboots", consent, session),
+        Command::Console => console::run(session),
+    }
+}
+
+fn boot(json: bool, session: &mut Session<'_>) -> Result<Ending> {
+    match session.ask(&Request::Boot, ANSWER_DEADLINE)? {
+        Ok(Reply::Boot { phases }) => {
+            if json {
+                session.print_json(&phases)?;
+            } else {
+                session.print(&render::boot(&phases))?;
+            }
+            Ok(Ending::Done)
+        }
+        Ok(other) => Err(unexpected(&other)),
+        Err(message) => Ok(session.refuse(&message)),
+    }
+}
+
+fn log(lines: u32, json: bool, session: &mut Session<'_>) -> Result<Ending> {
+    match session.ask(&Request::Log { lines }, ANSWER_DEADLINE)? {
+        Ok(Reply::Log { lines }) => {
+            if json {
+                session.print_json(&lines)?;
+            } else {
+                let text: String = lines.iter().map(|line| clean(line) + "\n").collect();
+                session.print(&text)?;
+            }
+            Ok(Ending::Done)
+        }
+        Ok(other) => Err(unexpected(&other)),
+        Err(message) => Ok(session.refuse(&message)),
+    }
+}
+
+/// Sends an order and prints what the supervisor makes of it.
+fn order(request: &Request, deadline: Duration, session: &mut Session<'_>) -> Result<Ending> {
+    match session.ask(request, deadline)? {
+        Ok(Reply::Done { message }) => {
+            session.print(&(clean(&message) + "\n"))?;
+            Ok(Ending::Done)
+        }
+        Ok(other) => Err(unexpected(&other)),
+        Err(message) => Ok(session.refuse(&message)),
+    }
+}
+
+fn power(
+    request: &Request,
+    deed: &str,
+    consent: Consent,
+    session: &mut Session<'_>,
+) -> Result<Ending> {
+    if !allowed(consent, deed, session)? {
+        return Ok(Ending::No);
+    }
+    order(request, ANSWER_DEADLINE, session)
+}
+
+/// Whether the person agrees: by `--yes`, or by typing the node's name.
+fn allowed(consent: Consent, deed: &str, session: &mut Session<'_>) -> Result<bool> {
+    if consent.yes {
+        return Ok(true);
+    }
+    let hostname = session.snapshot()?.hostname;
+    if hostname.is_empty() {
+        bail!("this {deed} a node without a name that could be repeated; add --yes");
+    }
+    let agreed = session.confirm(deed, &hostname)?;
+    if !agreed {
+        session.refuse("another name: nothing was done");
+    }
+    Ok(agreed)
+}
+
+/// Prints every mistake of a document; whether there is none.
+fn is_valid(document: &[u8], session: &mut Session<'_>) -> Result<bool> {
+    let Err(mistakes) = config::parse_bytes(document) else {
+        return Ok(true);
+    };
+    let lines: String = mistakes
+        .iter()
+        .map(|mistake| clean(&mistake.to_string()) + "\n")
+        .collect();
+    session.print(&lines)?;
+    session.say(&format!(
+        "nodectl: {}; correct them and check again\n",
+        count(mistakes.len(), "mistake")
+    ));
+    Ok(false)
+}
+
+/// A document with every key in it.
+const EXAMPLE: &str = include_str!("example.toml");

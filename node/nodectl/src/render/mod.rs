@@ -1,0 +1,15 @@
+//! From a report to text: pure functions, so that a screen can be compared with
+//! its picture in a test.
+
+mod boot;
+mod lease;
+mod network;
+mod status;
+
+pub(crate) use boot::boot;
+pub(crate) use lease::lockspaces;
+pub(crate) use network::network;
+pub(crate) use status::status;
+
+#[cfg(test)]
+mod tests;
