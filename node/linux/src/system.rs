@@ -175,6 +175,11 @@ impl CommandLine {
         Self { words }
     }
 
+    /// All words, in order.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.words.iter().map(String::as_str)
+    }
+
     /// Value of the last `key=value`, as the kernel itself lets the last one win.
     #[must_use]
     pub fn value(&self, key: &str) -> Option<&str> {

@@ -108,7 +108,8 @@ impl Content {
 #[must_use]
 pub fn identify(start: &[u8]) -> Option<Content> {
     // Strong signatures first; FAT has the weakest.
-    const PARSERS: [fn(&[u8]) -> Option<Content>; 13] = [
+    type Parser = fn(&[u8]) -> Option<Content>;
+    const PARSERS: [Parser; 13] = [
         luks, lvm, xfs, squashfs, erofs, ext, btrfs, swap, md_raid, sanlock, iso9660, windows, fat,
     ];
     PARSERS.iter().find_map(|parse| parse(start))
