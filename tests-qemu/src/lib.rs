@@ -15,11 +15,13 @@
 pub mod console;
 pub mod document;
 pub mod evidence;
+pub mod http;
 pub mod kept;
 pub mod line;
 pub mod lun;
 pub mod node;
 pub mod qmp;
+pub mod scenarios;
 pub mod screen;
 pub mod stage;
 pub mod story;

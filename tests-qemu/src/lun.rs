@@ -9,10 +9,14 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use disk_format::{LockspaceName, delta};
 use sha2::{Digest, Sha256};
 
+/// The breath between two looks at a record.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Bytes of a lease record this module looks at.
 const RECORD_BYTES: usize = 200;
 /// First four bytes of a lease record.
@@ -92,6 +96,60 @@ impl Lun {
     /// SHA-256 of the whole file.
     pub fn digest(&self) -> Result<String> {
         digest(&self.path)
+    }
+
+    /// Initialises a lockspace at its start with the original tool.
+    pub fn initialise(&self, lockspace: &str) -> Result<()> {
+        let area = format!("{lockspace}:0:{}:0", self.path.display());
+        let block = self.block_bytes.to_string();
+        let align = if self.block_bytes == 4096 { "8M" } else { "1M" };
+        crate::tools::run(
+            "sanlock",
+            &["direct", "init", "-s", &area, "-Z", &block, "-A", align],
+        )?;
+        Ok(())
+    }
+
+    /// Reads the whole area with the product's own reader; fails on the first
+    /// record that is not a sound record of `lockspace`.
+    pub fn check_area(&self, lockspace: &str) -> Result<()> {
+        let name = LockspaceName::new(lockspace)?;
+        let file = self.file()?;
+        let mut start = vec![0; delta::PROBE_BYTES];
+        file.read_exact_at(&mut start, 0).context("area: read")?;
+        let geometry = delta::discover(&start).context("area")?;
+        let mut sector = vec![0; usize::try_from(geometry.sector_size())?];
+        for host_id in 1..=u64::from(geometry.max_hosts()) {
+            let offset = (host_id - 1) * u64::from(geometry.sector_size());
+            file.read_exact_at(&mut sector, offset)
+                .context("area: read")?;
+            let leader = delta::leader(&sector).context("area: short sector")?;
+            delta::verify(&leader, &name)
+                .with_context(|| format!("record of host id {host_id}"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the record of `host_id` is another than `known`.
+    pub fn wait_change(
+        &self,
+        host_id: u32,
+        known: Option<&Record>,
+        patience: Duration,
+    ) -> Result<Record> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(record) = self.record(host_id)?.filter(|record| Some(record) != known) {
+                return Ok(record);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "record of host id {host_id}: unchanged for {} s",
+                patience.as_secs()
+            );
+            // Nobody announces a write to a disk.
+            std::thread::park_timeout(LOOK_PAUSE);
+        }
     }
 
     /// A table of every record of the first area, for people.
@@ -215,7 +273,12 @@ fn decode(bytes: &[u8; RECORD_BYTES]) -> Option<Record> {
 /// records or more.
 pub fn original_dump(lun: &Lun, records: usize) -> Result<String> {
     let area = format!("{}:0", lun.path.display());
-    let output = crate::tools::run("sanlock", &["direct", "dump", &area])?;
+    let block = lun.block_bytes.to_string();
+    let align = if lun.block_bytes == 4096 { "8M" } else { "1M" };
+    let output = crate::tools::run(
+        "sanlock",
+        &["direct", "dump", &area, "-Z", &block, "-A", align],
+    )?;
     let lines = output
         .lines()
         .filter(|line| !line.trim().is_empty())

@@ -406,6 +406,54 @@ impl Node {
         Ok(())
     }
 
+    /// Makes every read and write of LUN `id` fail, or lets them through again.
+    pub fn fail_io(&self, id: &str, fail: bool) -> Result<()> {
+        let (file, broken) = (format!("{id}-file"), format!("{id}-broken"));
+        let reopen = |child: &str| {
+            let node = json!({ "driver": "raw", "node-name": id, "file": child, "cache": { "direct": true } });
+            self.qmp
+                .execute("blockdev-reopen", json!({ "options": [node] }))
+        };
+        if fail {
+            let faulty = json!({
+                "driver": "blkdebug", "node-name": broken, "image": file,
+                "inject-error": [{ "event": "none", "errno": 5 }],
+            });
+            self.qmp.execute("blockdev-add", faulty)?;
+            reopen(&broken)?;
+        } else {
+            reopen(&file)?;
+            self.qmp
+                .execute("blockdev-del", json!({ "node-name": broken }))?;
+        }
+        Ok(())
+    }
+
+    /// Presses the power button.
+    pub fn press_power(&self) -> Result<()> {
+        self.qmp.execute("system_powerdown", json!({}))?;
+        Ok(())
+    }
+
+    /// Presses Ctrl-Alt-Del on the machine's keyboard.
+    pub fn press_ctrl_alt_del(&self) -> Result<()> {
+        let keys = ["ctrl", "alt", "delete"].map(|key| json!({ "type": "qcode", "data": key }));
+        self.qmp.execute("send-key", json!({ "keys": keys }))?;
+        Ok(())
+    }
+
+    /// Plugs a network card into a free slot.
+    pub fn plug_nic(&self, index: usize, slot: u8, plug: &Plug) -> Result<()> {
+        self.qmp
+            .execute("netdev_add", netdev(&self.spec, index, plug))?;
+        let device = json!({
+            "driver": "virtio-net-pci", "id": format!("nic{index}"), "netdev": format!("net{index}"),
+            "mac": self.spec.mac(index), "bus": format!("slot{slot}"), "romfile": "",
+        });
+        self.qmp.execute("device_add", device)?;
+        Ok(())
+    }
+
     /// Plugs or unplugs the cable of card `index`.
     pub fn set_link(&self, index: usize, up: bool) -> Result<()> {
         self.qmp.execute(
@@ -440,15 +488,18 @@ impl Node {
         })?
     }
 
-    /// Waits until the debug image's root shell answers.
-    pub fn wait_shell(&self) -> Result<()> {
+    /// Waits until the debug image's root shell answers, in the output after `position`.
+    pub fn wait_shell(&self, position: usize) -> Result<()> {
         let shell = self
             .shell
             .as_ref()
             .context("this machine was started without a shell")?;
-        shell.wait(0, BOOT_PATIENCE, "prompt of the root shell", |text| {
-            text.contains('#').then_some(())
-        })
+        shell.wait(
+            position,
+            BOOT_PATIENCE,
+            "prompt of the root shell",
+            |text| text.contains('#').then_some(()),
+        )
     }
 
     /// Sends a shell line whose answer never comes.

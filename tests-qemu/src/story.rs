@@ -164,7 +164,10 @@ fn join(stage: &Stage, first: &Node, lun: &Lun, teller: &mut Teller<'_>) -> Resu
         let lockspace = views[0].snapshot()?.lockspace.as_ref()?;
         (lockspace.state == LockspaceState::Waiting && lockspace.reason.is_some()).then_some(())
     })?;
-    let answer = first.command(&format!("lockspace init {LOCKSPACE} {}", lun.guest_path()))?;
+    let answer = first.command(&format!(
+        "lockspace init {LOCKSPACE} --path {}",
+        lun.guest_path()
+    ))?;
     ensure!(
         lun.record(1)?.is_some(),
         "lockspace init wrote no record; it answered: {answer}"
