@@ -1,11 +1,52 @@
-//! Builds the Holdfast node image.
+//! Builds the Holdfast node image: what `cargo image` and the QEMU tests call.
+//!
+//! ```text
+//!   this machine's apt sources ──▶ apt (isolated, trixie) ──▶ mkosi, mkfs.erofs
+//!                                                              │
+//!   mkosi.conf ──────────────────────────────────────────▶ Debian tree  (cache, one for both profiles)
+//!   image/files/*.list ── which files of it ──┐                │
+//!   image/files/root*  ── our own files ──────┼──▶ staged root ◀
+//!   cargo, static programs ───────────────────┘       │
+//!                                         root.erofs ◀┴▶ initrd.img ──▶ pxe.img, disk.raw, manifest.json
+//! ```
+//!
+//! What it is not: a package manager's idea of a small system. The Debian tree is complete; the root takes from it what
+//! lists name and what that needs, see `image/files/keep.list`.
+//!
+//! # Invariants
+//!
+//! - Equal commit, package set and compiler give equal bytes, in any folder (`cargo image --check-reproducible`).
+//! - No file of an image is set-uid, a package manager or a way to log in; the release image has no shell and no script
+//!   (`root::forbid`, checked on every build).
+//! - A file is in the root because a list, a link or a program asks for it; a list entry that matches nothing is an error.
+//! - A finished image is never a mixture: its `inputs` file is removed first and written last.
 #![forbid(unsafe_code)]
 
+mod apt;
+mod base;
+mod binaries;
+mod build;
+mod cache;
+mod cpio;
+mod disk;
+mod elf;
 mod error;
+mod initrd;
+mod keep;
+mod manifest;
+mod modules;
+mod progress;
+mod root;
+mod run;
+mod setup;
+mod sources;
+mod tools;
+mod tree;
 
 use std::path::{Path, PathBuf};
 
 pub use error::Error;
+pub use setup::setup;
 
 /// Which of the two images to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +93,12 @@ impl Options {
             .unwrap_or(Path::new("."))
             .to_owned();
         let output = source.join("target/image");
-        Self { profile, source, output, fresh: false }
+        Self {
+            profile,
+            source,
+            output,
+            fresh: false,
+        }
     }
 }
 
@@ -87,5 +133,20 @@ pub struct Artifacts {
 ///
 /// Any [`Error`]; the message names the step, the log file and its last lines.
 pub fn build(options: &Options) -> Result<Artifacts, Error> {
-    Err(Error::Host(format!("profile {}: the builder is not written yet", options.profile.name())))
+    build::build(options)
+}
+
+/// Builds the image twice, the second time from nothing but downloaded packages, and compares every file.
+///
+/// # Errors
+///
+/// [`Error::NotReproducible`] names what differs; otherwise as [`build`](fn@build).
+pub fn check_reproducible(options: &Options) -> Result<Artifacts, Error> {
+    build::check_reproducible(options)
+}
+
+/// Bytes as MiB, for display.
+#[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+pub(crate) fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }

@@ -1,0 +1,2 @@
+PS1='\h:\w\$ '
+alias ll='ls -l'
