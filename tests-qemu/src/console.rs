@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
@@ -12,8 +13,8 @@ use crate::line::{Line, lock};
 
 /// What the console prints when it waits for a command.
 const PROMPT: &str = "holdfast> ";
-/// How often a silent console is nudged with an empty line.
-const NUDGE: Duration = Duration::from_secs(3);
+/// How often a silent console is nudged.
+const NUDGE: Duration = Duration::from_secs(5);
 
 /// The console of one node; questions from several threads take turns.
 #[derive(Debug)]
@@ -68,6 +69,17 @@ impl Console {
         Ok(output)
     }
 
+    /// Types a command line whose answer may never come, because it ends the
+    /// node.
+    pub fn order(&self, command: &str, patience: Duration) -> Result<()> {
+        let mut unsure = lock(&self.turn);
+        if *unsure {
+            self.synchronise(patience)?;
+        }
+        *unsure = true;
+        self.line.send(format!("{command}\n").as_bytes())
+    }
+
     /// Runs `status --json`.
     pub fn status(&self, patience: Duration) -> Result<Snapshot> {
         let output = self.run("status --json", patience)?;
@@ -79,30 +91,34 @@ impl Console {
             .with_context(|| format!("status --json answered: {document}"))
     }
 
-    /// Nudges the console until a prompt follows a line of its own.
+    /// Nudges the console until it has worked off everything typed so far.
+    ///
+    /// Each nudge is a command that does not exist, of a name never used
+    /// before: once it has been refused by name, whatever was typed earlier has
+    /// had its answer, and the prompt that follows is a fresh one.
     fn synchronise(&self, patience: Duration) -> Result<()> {
+        static NUDGES: AtomicU32 = AtomicU32::new(0);
         let deadline = Instant::now() + patience;
         loop {
-            // Ctrl-U drops what an earlier, unfinished question left behind;
-            // the word is unique so that its echo marks a fresh prompt.
+            let name = format!("nudge-{}", NUDGES.fetch_add(1, Ordering::Relaxed));
             let position = self.line.position();
-            self.line.send(b"\x15\n")?;
+            // Ctrl-U drops what an earlier, unfinished question left behind.
+            self.line.send(format!("\x15{name}\n").as_bytes())?;
             let left = deadline.saturating_duration_since(Instant::now());
             let prompted = self.line.wait(position, NUDGE.min(left), "prompt", |text| {
-                text.ends_with(PROMPT).then_some(())
+                refused(text, &name).then_some(())
             });
-            if prompted.is_ok() {
-                return Ok(());
-            }
-            if left.is_zero()
-                || prompted
-                    .as_ref()
-                    .is_err_and(|error| error.to_string().contains("ended first"))
-            {
-                return prompted.map_err(|error| anyhow!("no prompt on the console: {error}"));
+            let Err(error) = prompted else { return Ok(()) };
+            if left.is_zero() || self.line.closed() {
+                return Err(anyhow!("no prompt on the console: {error}"));
             }
         }
     }
+}
+
+/// Whether a text holds the echo of a nudge, its refusal by name and a prompt.
+fn refused(text: &str, name: &str) -> bool {
+    text.matches(name).count() >= 2 && text.ends_with(PROMPT)
 }
 
 /// The output between the echoed command and the next prompt, once both are there.
@@ -138,6 +154,19 @@ mod tests {
             "udev 12 ms\n"
         );
         assert_eq!(answer("boot\r\nholdfast> ", "boot").unwrap(), "");
+    }
+
+    #[test]
+    fn a_nudge_is_answered_only_by_its_own_refusal() {
+        let echo = "nudge-7\r\nholdfast> ";
+        assert!(
+            !refused(echo, "nudge-7"),
+            "this prompt answers an earlier line"
+        );
+        assert!(refused(
+            &format!("{echo}error: unknown command 'nudge-7'\r\nholdfast> "),
+            "nudge-7"
+        ));
     }
 
     #[test]

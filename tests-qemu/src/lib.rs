@@ -12,6 +12,7 @@
 //! busy cores; a failure leaves its evidence in `target/tests-qemu/<scenario>/`.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod console;
 pub mod document;
 pub mod evidence;

@@ -86,6 +86,12 @@ impl Line {
         after(&received, position)
     }
 
+    /// Whether QEMU has closed its end.
+    #[must_use]
+    pub fn closed(&self) -> bool {
+        lock(&self.shared.received).closed
+    }
+
     /// Waits until `found` answers with something for the text after
     /// `position`, for `patience` at most.
     pub fn wait<T>(

@@ -326,6 +326,13 @@ impl Node {
             .with_context(|| format!("{}: nodectl {line}", self.spec.name))
     }
 
+    /// Gives one `nodectl` command that ends the node; its answer may never come.
+    pub fn order(&self, line: &str) -> Result<()> {
+        self.console
+            .order(line, PATIENCE)
+            .with_context(|| format!("{}: nodectl {line}", self.spec.name))
+    }
+
     /// Looks at the status until `wanted` holds.
     pub fn wait_status(
         &self,

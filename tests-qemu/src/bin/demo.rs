@@ -70,6 +70,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         screen.say(&format!("{name} of an earlier demo ended"));
     }
     screen.say("checking what this machine needs");
+    image::setup()?;
     tools::check()?;
     screen.say("building the image");
     let began = Instant::now();

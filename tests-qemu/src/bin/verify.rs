@@ -151,15 +151,15 @@ fn verify(only: &[String]) -> Tally {
     if wanted("tests") {
         tally.step("tests", tests);
     }
-    let images = if wanted("images") || wanted("reproducible") || !chosen.is_empty() {
+    let images = if wanted("images") || !chosen.is_empty() {
         tally.step("images", |_| images())
     } else {
         None
     };
-    if let Some((release, _)) = &images
-        && wanted("reproducible")
-    {
-        tally.step("reproducible", |_| reproducible(release));
+    if wanted("reproducible") {
+        tally.step("reproducible", |_| {
+            Ok(image::check_reproducible(&Options::new(Profile::Release)).map(drop)?)
+        });
     }
     let Some((release, debug)) = &images else {
         for scenario in chosen {
@@ -178,6 +178,7 @@ fn verify(only: &[String]) -> Tally {
 }
 
 fn setup() -> Result<()> {
+    image::setup()?;
     tools::check()
 }
 
@@ -186,25 +187,6 @@ fn images() -> Result<(Artifacts, Artifacts)> {
         image::build(&Options::new(Profile::Release))?,
         image::build(&Options::new(Profile::Debug))?,
     ))
-}
-
-/// Builds the release image again, from nothing but downloaded packages, into
-/// another folder.
-fn reproducible(first: &Artifacts) -> Result<()> {
-    let mut options = Options::new(Profile::Release);
-    options.output = evidence::directory("reproducible")?;
-    options.fresh = true;
-    let second = image::build(&options)?;
-    ensure!(
-        first.root_sha256 == second.root_sha256,
-        "two builds differ: {} in {}, {} in {}",
-        first.root_sha256,
-        first.dir.display(),
-        second.root_sha256,
-        second.dir.display()
-    );
-    println!("root of both builds: sha256 {}", first.root_sha256);
-    std::fs::remove_dir_all(&options.output).context("second build")
 }
 
 /// Runs cargo in the source tree with its output shown.

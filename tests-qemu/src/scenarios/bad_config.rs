@@ -59,7 +59,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     }
     context.say("stays up, every mistake is on its console");
     let first_event = node.qmp.event_count();
-    node.command("reboot --yes")?;
+    node.order("reboot --yes")?;
     node.wait_reset(first_event, PATIENCE)?;
     context.say("reboots on command");
     Ok(())

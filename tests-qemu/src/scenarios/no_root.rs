@@ -24,7 +24,11 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     spec.append
         .push_str(" holdfast.root_wait=5 holdfast.reboot_delay=3");
     let node = Node::start(spec, &context.directory)?;
-    node.serial.wait_for(0, "initrd:", BOOT_PATIENCE)?;
+    node.serial.wait_for(
+        0,
+        "holdfast initrd: cannot start this machine",
+        BOOT_PATIENCE,
+    )?;
     for words in [WRONG, "vda", &context.release.root_partuuid] {
         node.serial.wait_for(0, words, PATIENCE)?;
     }

@@ -69,7 +69,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         "the record on disk is not the holder's: {record:?}"
     );
 
-    winner.command("shutdown --yes")?;
+    winner.order("shutdown --yes")?;
     winner.wait_off(BOOT_PATIENCE)?;
     let next = loser.wait_status("the id freed by its holder", BOOT_PATIENCE, |snapshot| {
         state(snapshot) == LockspaceState::Held
