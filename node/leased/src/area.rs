@@ -84,7 +84,7 @@ pub enum AreaError {
         /// Start of the area.
         offset: u64,
         /// What is there.
-        content: Content,
+        content: Box<Content>,
     },
     /// A lockspace this code cannot read.
     #[error("{}: lockspace at offset {offset}: {error}; it was made by another version, or is damaged", .path.display())]
@@ -94,7 +94,7 @@ pub enum AreaError {
         /// Start of the area.
         offset: u64,
         /// What is wrong, already part of the message.
-        error: RecordError,
+        error: Box<RecordError>,
     },
 }
 
@@ -382,12 +382,12 @@ pub fn inspect(path: &Path, offset: u64) -> Result<Inspection, AreaError> {
         RecordError::Magic { .. } => AreaError::NoLockspace {
             path: path.to_path_buf(),
             offset,
-            content: Content::of(&probe),
+            content: Box::new(Content::of(&probe)),
         },
         error => AreaError::Record {
             path: path.to_path_buf(),
             offset,
-            error,
+            error: Box::new(error),
         },
     })?;
     check_size(&device, offset, geometry)?;

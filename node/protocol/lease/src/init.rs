@@ -133,7 +133,7 @@ pub enum InitRefusal {
         /// Bytes from the area's start.
         offset: u64,
         /// What it looks like.
-        content: Content,
+        content: Box<Content>,
         /// The lockspace to be created.
         name: LockspaceName,
     },
@@ -193,7 +193,7 @@ pub fn plan_init(
             if force.is_none() {
                 return Err(InitRefusal::OtherContent {
                     offset,
-                    content,
+                    content: Box::new(content),
                     name: *name,
                 });
             }

@@ -55,6 +55,13 @@ pub const fn settle_s(t: u8) -> u64 {
     2 * widen(t)
 }
 
+/// Seconds after which a claim is too old to be held with any comfort: a
+/// write, the settling and a read take at most so long.
+#[must_use]
+pub const fn claim_s(t: u8) -> u64 {
+    settle_s(t) + 2 * io_s(t)
+}
+
 /// Seconds a read, or a write while acquiring, may take.
 #[must_use]
 pub const fn io_s(t: u8) -> u64 {
@@ -88,6 +95,8 @@ const fn widen(t: u8) -> u64 {
 const _: () = {
     let mut t = 1;
     while t < 255 {
+        // A claim is registered with time left for a few renewals.
+        assert!(claim_s(t) + io_s(t) < failing_s(t));
         // A renewal is due, and has had two tries, before anybody warns.
         assert!(renewal_s(t) + 2 * io_s(t) < failing_s(t));
         // There is time between the warning and the loss.

@@ -1,0 +1,242 @@
+//! Renewal, and loss (spec §3.3 and §3.5). Nothing here allocates.
+
+use disk_format::{Generation, Leader, delta};
+
+use super::acquire::record_at;
+use super::{DeltaLease, Effect, Held, IoId, IoOutcome, Phase, Stage};
+use crate::status::{Loss, Note, RenewalFailure};
+use crate::time::Monotonic;
+use crate::timings;
+
+impl DeltaLease {
+    pub(super) fn lost_at(&self, held: &Held) -> Monotonic {
+        held.last_success
+            .plus_s(timings::lost_s(self.config.io_timeout_s))
+    }
+
+    pub(super) fn held_deadline(&self, held: &Held) -> Monotonic {
+        let t = self.config.io_timeout_s;
+        let lost = self.lost_at(held);
+        let warn = if held.failing {
+            lost
+        } else {
+            held.last_success.plus_s(timings::failing_s(t))
+        };
+        let phase = match held.phase {
+            Phase::Waiting { until } => until,
+            Phase::Reading {
+                read,
+                extended: false,
+            } => read.since.plus_s(timings::io_s(t)),
+            // The same read gets T more before a fresh one is tried.
+            Phase::Reading {
+                read,
+                extended: true,
+            } => read.since.plus_s(2 * timings::io_s(t)),
+            // A renewal write is waited for to the end: a second one could be
+            // overtaken by the first.
+            Phase::Writing { .. } => lost,
+        };
+        phase.min(warn).min(lost)
+    }
+
+    /// Makes a lease that was not renewed for 8T lost.
+    pub(super) fn expire_held(&mut self) {
+        if let Stage::Held(held) = &self.stage
+            && self.now.boottime >= self.lost_at(held)
+        {
+            let loss = Loss::Expired(timings::lost_s(self.config.io_timeout_s));
+            let held = *held;
+            self.lose(&held, loss);
+        }
+    }
+
+    fn lose(&mut self, held: &Held, loss: Loss) {
+        self.note(Note::Lost(loss));
+        self.stage = Stage::Lost {
+            loss,
+            generation: Generation(held.record.owner_generation),
+            last_success: held.last_success,
+        };
+    }
+
+    pub(super) fn on_held_due(&mut self, mut held: Held) {
+        let now = self.now.boottime;
+        let t = self.config.io_timeout_s;
+        if now >= self.lost_at(&held) {
+            return self.expire_held();
+        }
+        if !held.failing && now >= held.last_success.plus_s(timings::failing_s(t)) {
+            held.failing = true;
+            self.note(Note::Failing {
+                age_ms: now.ms_since(held.last_success),
+            });
+        }
+        match held.phase {
+            Phase::Waiting { until } if now >= until => {
+                held.phase = Phase::Reading {
+                    read: self.read_area(),
+                    extended: false,
+                };
+            }
+            Phase::Reading {
+                read,
+                extended: false,
+            } if now >= read.since.plus_s(timings::io_s(t)) => {
+                held.phase = Phase::Reading {
+                    read,
+                    extended: true,
+                };
+                self.trouble(&mut held, RenewalFailure::ReadTimeout);
+            }
+            Phase::Reading {
+                read,
+                extended: true,
+            } if now >= read.since.plus_s(2 * timings::io_s(t)) => {
+                self.retry(&mut held, RenewalFailure::ReadAbandoned);
+            }
+            Phase::Waiting { .. } | Phase::Reading { .. } | Phase::Writing { .. } => {}
+        }
+        self.stage = Stage::Held(held);
+    }
+
+    pub(super) fn on_held_io(&mut self, held: Held, io: IoId, outcome: IoOutcome<'_>) {
+        match held.phase {
+            Phase::Reading { read, .. } if read.io == io => self.on_renewal_read(held, outcome),
+            Phase::Writing { write, record } if write.io == io => {
+                self.on_renewed(held, write.since, record, outcome);
+            }
+            // The outcome of a read given up.
+            Phase::Waiting { .. } | Phase::Reading { .. } | Phase::Writing { .. } => {}
+        }
+    }
+
+    fn on_renewal_read(&mut self, mut held: Held, outcome: IoOutcome<'_>) {
+        let area = match outcome {
+            IoOutcome::Read(area) => area,
+            IoOutcome::Failed(error) => {
+                self.retry(&mut held, RenewalFailure::ReadFailed(error));
+                self.stage = Stage::Held(held);
+                return;
+            }
+            IoOutcome::NotStarted | IoOutcome::Written => {
+                self.retry(&mut held, RenewalFailure::NotStarted);
+                self.stage = Stage::Held(held);
+                return;
+            }
+        };
+        let Some(found) = record_at(area, self.config.host_id.index()) else {
+            self.retry(&mut held, RenewalFailure::ReadFailed(0));
+            self.stage = Stage::Held(held);
+            return;
+        };
+        self.observe(area);
+        if let Err(loss) = self.still_ours(&held, &found) {
+            return self.lose(&held, loss);
+        }
+        let record = Leader {
+            timestamp: self.timestamp(),
+            io_timeout: u16::from(self.config.io_timeout_s),
+            write_id: 0,
+            write_generation: 0,
+            write_timestamp: 0,
+            ..found
+        }
+        .sealed();
+        let write = self.write(&record, self.lost_at(&held));
+        held.phase = Phase::Writing { write, record };
+        self.stage = Stage::Held(held);
+    }
+
+    /// What was found where our record should be.
+    fn still_ours(&self, held: &Held, found: &Leader) -> Result<(), Loss> {
+        delta::verify(found, &self.config.lockspace)?;
+        let ours = &held.record;
+        let same_owner = found.owner_id == ours.owner_id
+            && found.owner_generation == ours.owner_generation
+            && found.resource_name == ours.resource_name;
+        if !same_owner {
+            return Err(Loss::Owner {
+                name: found.resource_name,
+                owner_id: found.owner_id,
+                generation: Generation(found.owner_generation),
+            });
+        }
+        // After a write of unknown outcome either of two records may be there.
+        if held.certain && found != ours {
+            Err(Loss::Changed)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn on_renewed(
+        &mut self,
+        mut held: Held,
+        submitted: Monotonic,
+        record: Leader,
+        outcome: IoOutcome<'_>,
+    ) {
+        match outcome {
+            IoOutcome::Written => {
+                let t = self.config.io_timeout_s;
+                if held.trouble.take().is_some() || held.failing {
+                    self.note(Note::Recovered {
+                        gap_ms: submitted.ms_since(held.last_success),
+                    });
+                }
+                held.failing = false;
+                held.record = record;
+                held.certain = true;
+                held.last_success = submitted;
+                held.phase = Phase::Waiting {
+                    until: submitted.plus_s(timings::renewal_s(t)),
+                };
+                self.renewals += 1;
+                if self.config.watchdog {
+                    let expire_s = record.timestamp + timings::lost_s(t);
+                    self.emit(Effect::WatchdogUpdate {
+                        renewal_s: record.timestamp,
+                        expire_s,
+                    });
+                }
+            }
+            IoOutcome::Failed(error) => {
+                held.certain = false;
+                self.retry(&mut held, RenewalFailure::WriteFailed(error));
+            }
+            IoOutcome::NotStarted | IoOutcome::Read(_) => {
+                self.retry(&mut held, RenewalFailure::NotStarted)
+            }
+        }
+        self.stage = Stage::Held(held);
+        if self.release_wanted {
+            self.on_release();
+        }
+    }
+
+    fn retry(&mut self, held: &mut Held, failure: RenewalFailure) {
+        held.phase = Phase::Waiting {
+            until: self.now.boottime.plus_ms(timings::RETRY_PAUSE_MS),
+        };
+        self.trouble(held, failure);
+    }
+
+    /// Counts every failure, tells only of the first of its kind in a row.
+    fn trouble(&mut self, held: &mut Held, failure: RenewalFailure) {
+        self.renewal_failures += 1;
+        if held.trouble != Some(failure) {
+            self.note(Note::RenewalFailed(failure));
+        }
+        held.trouble = Some(failure);
+    }
+
+    pub(super) fn on_watchdog_gone(&mut self) {
+        if let Stage::Held(held) = &mut self.stage
+            && !held.watchdog_gone
+        {
+            held.watchdog_gone = true;
+            self.note(Note::WatchdogGone);
+        }
+    }
+}
