@@ -84,6 +84,21 @@ pub(crate) enum Command {
     /// Leases this node holds and what it believes of other hosts
     #[command(subcommand, after_help = "Example:\n  nodectl lease list")]
     Lease(LeaseCommand),
+    /// Lockspace areas on shared storage
+    #[command(
+        subcommand,
+        after_help = "Example:\n  nodectl lockspace init cluster1 --path /dev/disk/by-id/…"
+    )]
+    Lockspace(LockspaceCommand),
+    /// Show what is on a disk or image file, without writing to it
+    #[command(after_help = "Example:\n  nodectl inspect /dev/sda")]
+    Inspect {
+        /// Block device or file
+        disk: PathBuf,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
     /// Configuration documents
     #[command(subcommand, after_help = "Example:\n  nodectl config check node1.toml")]
     Config(ConfigCommand),
@@ -138,6 +153,67 @@ pub(crate) enum LeaseCommand {
     /// List every lockspace and the hosts seen in it, our own marked
     #[command(after_help = "Example:\n  nodectl lease list --json")]
     List(Output),
+}
+
+/// Work on lockspace areas.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LockspaceCommand {
+    /// Write an empty lockspace area
+    #[command(
+        after_help = "Example:\n  nodectl lockspace init cluster1 --path /dev/disk/by-id/… --io-timeout 10"
+    )]
+    Init(LockspaceInit),
+    /// Show a lockspace area and the hosts in it, without writing to it
+    #[command(after_help = "Example:\n  nodectl lockspace show /dev/disk/by-id/…")]
+    Show {
+        /// Block device or file
+        path: PathBuf,
+        /// Byte offset of the area
+        #[arg(long, value_name = "BYTES", default_value_t = 0)]
+        offset: u64,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// What a new lockspace area shall be.
+#[derive(Debug, Args)]
+pub(crate) struct LockspaceInit {
+    /// Name of the lockspace, 1 to 48 bytes
+    pub(crate) name: String,
+    /// Block device or file
+    #[arg(long)]
+    pub(crate) path: PathBuf,
+    /// Byte offset of the area, a multiple of 1 MiB
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) offset: u64,
+    /// Bytes of a sector: 512 or 4096; the device's own if left out
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) sector_size: Option<u32>,
+    /// Size of the area: 1M, 2M, 4M or 8M; 1M for 512-byte sectors and 8M for 4096 if left out
+    #[arg(long, value_name = "SIZE", value_parser = align_size)]
+    pub(crate) align_size: Option<u32>,
+    /// io timeout in seconds, the same as in every node's configuration
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) io_timeout: u8,
+    /// Seconds after which the nodes' watchdogs fire, as in their configuration
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u32).range(10..=600))]
+    pub(crate) fire_timeout: u32,
+    /// Overwrite what stands there; NAME is the name of the lockspace that is lost by it, or of the new one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) force: Option<String>,
+}
+
+/// An area's size in bytes.
+fn align_size(text: &str) -> Result<u32, String> {
+    match text {
+        "1M" => Ok(1 << 20),
+        "2M" => Ok(2 << 20),
+        "4M" => Ok(4 << 20),
+        "8M" => Ok(8 << 20),
+        _ => Err("must be 1M, 2M, 4M or 8M".to_owned()),
+    }
 }
 
 /// Work on configuration documents.

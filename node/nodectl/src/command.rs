@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use control::config;
 use control::request::{Reply, Request};
 
-use crate::args::{Command, ConfigCommand, Consent, LeaseCommand, NetCommand};
+use crate::args::{Command, ConfigCommand, Consent, LeaseCommand, LockspaceCommand, NetCommand};
 use crate::session::{ANSWER_DEADLINE, Ending, Session, unexpected};
 use crate::text::{clean, count};
-use crate::{console, render};
+use crate::{console, inspect, lockspace, render};
 
 /// Time a network change has: links to come up, the gateway to answer, and the
 /// previous set to be put back if it does not.
@@ -67,6 +67,13 @@ pub(crate) fn run(command: Command, session: &mut Session<'_>) -> Result<Ending>
             }
             Ok(Ending::Done)
         }
+        Command::Lockspace(LockspaceCommand::Init(init)) => lockspace::init(&init, session),
+        Command::Lockspace(LockspaceCommand::Show {
+            path,
+            offset,
+            output,
+        }) => lockspace::show(&path, offset, output.json, session),
+        Command::Inspect { disk, output } => inspect::run(&disk, output.json, session),
         Command::Config(ConfigCommand::Check { file }) => {
             let document = session.document(&file)?;
             Ok(if is_valid(&document, session)? {

@@ -59,7 +59,6 @@ pub(super) fn hosts(out: &mut String, report: &LockspaceReport) {
     }
     out.push('\n');
     table.draw(out, "");
-    out.push('\n');
 }
 
 fn own_mark(host: &HostReport, report: &LockspaceReport) -> &'static str {

@@ -2,11 +2,13 @@
 //! its picture in a test.
 
 mod boot;
+mod disk;
 mod lease;
 mod network;
 mod status;
 
 pub(crate) use boot::boot;
+pub(crate) use disk::{area, disk};
 pub(crate) use lease::lockspaces;
 pub(crate) use network::network;
 pub(crate) use status::status;

@@ -32,6 +32,7 @@ pub(crate) fn status(snapshot: &Snapshot) -> String {
         Some(report) => {
             field(&mut out, "lockspace", &lease::summary(report));
             lease::hosts(&mut out, report);
+            out.push('\n');
         }
         None => field(
             &mut out,

@@ -359,12 +359,14 @@ fn a_busy_host_id_names_its_holder() {
                1           3  live     4.1 s ago     node9 (in our place)
                2           7  fail     1 m 35 s ago  node2
             1999           1  unknown  not known     e2f5c0de-58fe-4f69-8a3a-1c2d3e4f5a6b
-
         "#]],
     );
-    check(&lockspaces(&[]), &expect![[r#"
+    check(
+        &lockspaces(&[]),
+        &expect![[r#"
         no lockspace: the configuration names none
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -390,7 +392,6 @@ fn a_failing_lease_counts_its_failures() {
                1           3  live     4.1 s ago     node1 (this node)
                2           7  fail     1 m 35 s ago  node2
             1999           1  unknown  not known     e2f5c0de-58fe-4f69-8a3a-1c2d3e4f5a6b
-
         "#]],
     );
 }
