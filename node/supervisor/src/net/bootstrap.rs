@@ -89,10 +89,12 @@ pub fn boot_card(cmdline: &str) -> Option<[u8; 6]> {
         .collect();
     let bytes = bytes?;
     // Six bytes, behind the hardware type (1 is Ethernet) when there are seven.
-    match bytes.as_slice() {
-        [1, mac @ ..] if mac.len() == 6 => mac.try_into().ok(),
-        mac => mac.try_into().ok(),
-    }
+    let mac: [u8; 6] = match bytes.as_slice() {
+        [1, mac @ ..] if mac.len() == 6 => mac.try_into().ok()?,
+        mac => mac.try_into().ok()?,
+    };
+    // No card has a group address: a byte was lost.
+    (mac[0] & 1 == 0).then_some(mac)
 }
 
 /// Gets an address on the card with MAC address `wanted`, or on the first card

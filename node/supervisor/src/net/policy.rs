@@ -170,7 +170,10 @@ pub struct Policy {
     observed: Option<Observed>,
     chain: Vec<String>,
     missing: Option<String>,
+    /// A batch is under way, up to the first look at the kernel after it…
     executing: bool,
+    /// …of which the steps are taken.
+    executed: bool,
     rounds: u32,
     pause_ms: u64,
     retry_at: Option<Millis>,
@@ -199,6 +202,7 @@ impl Policy {
             chain: Vec::new(),
             missing: None,
             executing: false,
+            executed: false,
             rounds: 0,
             pause_ms: PAUSE_MIN_MS,
             retry_at: None,
@@ -218,7 +222,10 @@ impl Policy {
     pub fn handle(&mut self, now: Millis, input: Input<'_>) {
         match input {
             Input::Apply { network, hostname } => self.apply(now, network, hostname),
-            Input::Observed(observed) => self.observed = Some(observed),
+            Input::Observed(observed) => {
+                self.observed = Some(observed);
+                self.executing = self.executing && !self.executed;
+            }
             Input::Executed(outcome) => self.executed(now, outcome),
             Input::Dhcp(message) => {
                 if let Some(dhcp) = &mut self.dhcp {
@@ -341,7 +348,7 @@ impl Policy {
     }
 
     fn executed(&mut self, now: Millis, outcome: Result<(), String>) {
-        self.executing = false;
+        self.executed = true;
         if let Err(why) = outcome {
             self.failure = Some(why);
             self.pause(now);
@@ -352,8 +359,6 @@ impl Policy {
         self.retry_at = Some(now + self.pause_ms);
         self.pause_ms = (self.pause_ms * 2).min(PAUSE_MAX_MS);
         self.rounds = 0;
-        // What was observed before the steps is no basis for a plan.
-        self.observed = None;
     }
 
     /// Restores the invariants after an input.
@@ -365,7 +370,7 @@ impl Policy {
         // A lease won or lost in the first pass changes the plan of the second.
         for _ in 0..3 {
             let settled = self.plan(now);
-            if !self.run_dhcp(now) {
+            if !self.run_dhcp(now) || self.executing {
                 if settled {
                     self.judge(now);
                 } else {
@@ -417,13 +422,11 @@ impl Policy {
             let why = format!("the kernel did not keep \"{first}\" in {ROUNDS_MAX} attempts");
             self.failure = Some(why.clone());
             self.problem = Some(Problem::Failed(why));
-            self.retry_at = Some(now + self.pause_ms);
-            self.pause_ms = (self.pause_ms * 2).min(PAUSE_MAX_MS);
-            self.rounds = 0;
+            self.pause(now);
             return;
         }
         self.rounds += 1;
-        self.executing = true;
+        (self.executing, self.executed) = (true, false);
         if self.failure.is_none() {
             self.problem = Some(Problem::Configuring("links are being set up".to_owned()));
         }

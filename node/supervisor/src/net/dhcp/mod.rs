@@ -22,7 +22,7 @@
 mod message;
 pub mod packet;
 #[cfg(test)]
-mod tests;
+pub(in crate::net) mod tests;
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;

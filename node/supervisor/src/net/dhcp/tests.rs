@@ -53,6 +53,18 @@ fn answer(
     message.to_vec().expect("encodes")
 }
 
+/// What a server for one address says to a client's message.
+pub(in crate::net) fn serve(bytes: &[u8], client: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
+    let question = Message::decode(&mut Decoder::new(bytes)).expect("our own message decodes");
+    let reply = match kind(&question) {
+        MessageType::Discover => MessageType::Offer,
+        _ => MessageType::Ack,
+    };
+    let mut answer = answer(&question, reply, address, &[]);
+    answer[28..34].copy_from_slice(&client);
+    answer
+}
+
 fn kind(message: &Message) -> MessageType {
     message.opts().msg_type().expect("has a type")
 }

@@ -258,10 +258,14 @@ pub fn simulate(model: &mut Observed, action: &Action) {
         Action::SetMac { link, mac } => set_mac(model, link, *mac),
         Action::SetMtu { link, mtu } => set_mtu(model, link, *mtu),
         Action::Attach { link, master } => attach(model, link, master),
-        Action::Detach { link } => change(model, link, |l| {
-            l.master = None;
-            l.mac = l.permanent_mac.unwrap_or(l.mac);
-        }),
+        Action::Detach { link } => {
+            let master = model
+                .named(link)
+                .and_then(|l| l.master)
+                .and_then(|m| model.indexed(m))
+                .cloned();
+            change(model, link, |l| release(l, master.as_ref()));
+        }
         Action::Up { link } => change(model, link, |l| l.up = true),
         Action::Down { link } => change(model, link, |l| l.up = false),
         Action::SetIpv6 { link, key, value } => set_ipv6(model, link, *key, *value),
@@ -352,9 +356,10 @@ fn create(model: &mut Observed, name: &str, kind: Kind, mac: Mac) {
 
 /// A deleted link takes its addresses, its routes and the VLANs on it along.
 fn delete(model: &mut Observed, name: &str) {
-    let Some(index) = model.named(name).map(|link| link.index) else {
+    let Some(gone) = model.named(name).cloned() else {
         return;
     };
+    let index = gone.index;
     let above: Vec<String> = model
         .links
         .iter()
@@ -372,7 +377,15 @@ fn delete(model: &mut Observed, name: &str) {
         .iter_mut()
         .filter(|link| link.master == Some(index))
     {
-        port.master = None;
+        release(port, Some(&gone));
+    }
+}
+
+/// A bond leaves its former ports down and with their own address.
+fn release(port: &mut Link, master: Option<&Link>) {
+    port.master = None;
+    if master.is_some_and(|master| matches!(master.kind, Kind::Bond { .. })) {
+        port.up = false;
         port.mac = port.permanent_mac.unwrap_or(port.mac);
     }
 }

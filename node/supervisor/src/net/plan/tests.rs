@@ -402,6 +402,7 @@ fn from_a_bond_with_a_vlan_to_a_single_card() {
         delete bond0.100
         delete bond0
         eth1: mtu 1500
+        eth1: up
         ovirtmgmt: mac 52:54:00:00:00:03
         eth1: attach to ovirtmgmt
         ovirtmgmt: mtu 1500
@@ -435,9 +436,7 @@ fn from_a_single_card_to_a_bond_of_another_mode_and_back_again() {
     expect![[r#"
         delete bond0
         create bond bond0 mode 802.3ad mac 52:54:00:00:00:02
-        eth0: down
         eth0: attach to bond0
-        eth1: down
         eth1: attach to bond0
         bond0: disable_ipv6 = 1
         bond0: up

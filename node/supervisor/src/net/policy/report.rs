@@ -56,8 +56,6 @@ impl Policy {
             ..NetworkReport::default()
         };
         let Some(observed) = &self.observed else {
-            // Between a failed batch and the next look the kernel's side is not known.
-            report.links = self.published.links.clone();
             return report;
         };
         if let Some(bridge) = observed.named(&target.network.bridge) {
