@@ -3,8 +3,10 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{CWD, FileType, Mode};
 use rustix::ioctl::{self, Setter, opcode};
 use rustix::time::{ClockId, Timespec};
 
@@ -137,6 +139,30 @@ pub fn random_bytes(buffer: &mut [u8]) -> io::Result<()> {
     }
 }
 
+/// Makes the device node `path` as depmod describes it: `c10:200` is the
+/// character device with major 10, minor 200; `b` stands for block devices.
+///
+/// # Errors
+/// The description makes no sense, or the kernel refuses (`AlreadyExists`).
+pub fn make_node(path: &Path, device: &str) -> io::Result<()> {
+    let (kind, numbers) = match device.split_at_checked(1) {
+        Some(("c", numbers)) => (FileType::CharacterDevice, numbers),
+        Some(("b", numbers)) => (FileType::BlockDevice, numbers),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    let number = |text: &str| {
+        text.parse::<u32>()
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    };
+    let (major, minor) = numbers.split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+    let number = rustix::fs::makedev(number(major)?, number(minor)?);
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    rustix::fs::mknodat(CWD, path, kind, Mode::from_raw_mode(0o600), number)?;
+    Ok(())
+}
+
 /// The kernel command line, split into words. Double quotes hold a word together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommandLine {
@@ -196,6 +222,12 @@ impl CommandLine {
     }
 }
 
+impl std::fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words.join(" "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +246,14 @@ mod tests {
         assert_eq!(line.value("holdfast.config"), Some("http://a/b c"));
         assert_eq!(line.value("holdfast"), None);
         assert!(line.has("quiet"));
+    }
+
+    #[test]
+    fn a_node_needs_a_description_that_makes_sense() {
+        for bad in ["", "c", "x1:2", "c10", "c10:", "c10:x", "ü1:2"] {
+            let error = make_node(Path::new("/dev/null/never"), bad).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,10 @@
 //! configuration's host name, and where the hardware says nothing certain it is
 //! random: the node then waits the full time after a power cut.
 
+use std::fs;
+use std::io;
+use std::path::Path;
+
 use control::config::Config;
 
 /// Longest host name in a lease, in bytes (sanlock specification §2.2).
@@ -108,6 +112,56 @@ impl Identity {
     }
 }
 
+/// What the machine below `sys` (normally `/sys`) says about its hardware, as
+/// far as its drivers are loaded.
+#[must_use]
+pub fn hardware(sys: &Path) -> Hardware {
+    let system_uuid = fs::read_to_string(sys.join("class/dmi/id/product_uuid")).ok();
+    let cards = fs::read_dir(sys.join("class/net"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let permanent_macs = cards
+        .filter_map(|card| permanent_mac(&card.path()))
+        .collect();
+    Hardware {
+        system_uuid,
+        permanent_macs,
+    }
+}
+
+/// The card's own address, unless somebody gave it another.
+fn permanent_mac(card: &Path) -> Option<[u8; 6]> {
+    let read = |file: &str| fs::read_to_string(card.join(file)).ok();
+    let physical = card.join("device").exists();
+    // 0 is the kernel's NET_ADDR_PERM.
+    if !physical || read("addr_assign_type")?.trim() != "0" {
+        return None;
+    }
+    let bytes: Vec<u8> = read("address")?
+        .trim()
+        .split(':')
+        .map_while(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes.try_into().ok()
+}
+
+/// Sixteen random bytes as a number, for an [`Identity`].
+///
+/// # Errors
+/// The kernel offers no randomness at all.
+pub fn random() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    linux::system::random_bytes(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// Version of the image (`VERSION+commit`), from its one-line file `release`.
+#[must_use]
+pub fn image_version(release: &Path) -> String {
+    fs::read_to_string(release).map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
+
 /// The UUID as a number, unless firmware plainly left it blank.
 fn unique_uuid(text: &str) -> Option<u128> {
     let digits: String = text
@@ -142,6 +196,28 @@ fn digest(bytes: &[u8]) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_own_addresses_of_physical_cards_count() {
+        let sys = tempfile::tempdir().unwrap();
+        let cards = [
+            ("eth0", "0", "52:54:00:12:34:56", true),
+            ("eth1", "3", "52:54:00:12:34:57", true),
+            ("br0", "0", "52:54:00:12:34:58", false),
+        ];
+        for (name, assigned, address, physical) in cards {
+            let card = sys.path().join("class/net").join(name);
+            fs::create_dir_all(&card).unwrap();
+            fs::write(card.join("addr_assign_type"), format!("{assigned}\n")).unwrap();
+            fs::write(card.join("address"), format!("{address}\n")).unwrap();
+            if physical {
+                fs::create_dir(card.join("device")).unwrap();
+            }
+        }
+        let found = super::hardware(sys.path());
+        assert_eq!(found.permanent_macs, [[0x52, 0x54, 0x00, 0x12, 0x34, 0x56]]);
+        assert_eq!(found.system_uuid, None);
+    }
 
     const UUID: &str = "4c4c4544-0042-3510-8052-b4c04f313233";
     const MAC: [u8; 6] = [0x00, 0x1b, 0x21, 1, 2, 3];

@@ -1,0 +1,5 @@
+//! Booting: the pure sequencer, the table of phases, and what each phase does.
+
+pub mod phases;
+pub mod sequence;
+pub mod steps;

@@ -1,0 +1,588 @@
+//! What each boot phase does. A step may wait; the loop does not wait for it.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use control::config::{Network, Uplink};
+use linux::cgroup::{self, Cgroup};
+use linux::error::chain;
+use linux::mount::{self, ApiFileSystem, Flags};
+use linux::system::{self, CommandLine, SEED_BYTES};
+use smol::LocalExecutor;
+
+use super::sequence::{Millis, Outcome};
+use crate::children::reaper::{self, Reaper};
+use crate::children::table::CHILDREN_GROUP;
+use crate::config_source::{self, Loaded, STATE_MOUNT};
+use crate::identity::{self, Identity};
+use crate::init::Event;
+use crate::journal::Logger;
+use crate::{net, time, volume, worker};
+
+/// Image identity, one line.
+pub const RELEASE: &str = "/usr/lib/holdfast/release";
+/// Longest time a module may take to load.
+const MODULE_DEADLINE: Duration = Duration::from_secs(30);
+/// Quiet time after the last device event until devices count as all there.
+const SETTLE_MS: Millis = 1_500;
+/// Seed kept over reboots on the state volume.
+const SEED_FILE: &str = "/var/lib/holdfast/random-seed";
+
+/// What phases learn and others ask for.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Who this machine is, once established.
+    pub identity: Option<Identity>,
+    /// The configuration and its report, once looked for.
+    pub loaded: Option<Loaded>,
+    /// When coldplug was done.
+    pub coldplugged: Option<Millis>,
+    /// When the last device event came.
+    pub last_uevent: Millis,
+    /// Whether there is a state volume, once known.
+    pub state_volume: Option<bool>,
+}
+
+impl Facts {
+    /// Whether every device of the boot has had time to appear: coldplug is done,
+    /// udevd's queue is empty and no event came for a while.
+    #[must_use]
+    pub fn devices_settled(&self, now: Millis) -> bool {
+        let Some(coldplugged) = self.coldplugged else {
+            return false;
+        };
+        now >= coldplugged.max(self.last_uevent) + SETTLE_MS
+            && !Path::new("/run/udev/queue").exists()
+    }
+}
+
+/// What steps work with.
+pub struct Context {
+    /// Runs tasks beside the loop, on its thread.
+    pub executor: Rc<LocalExecutor<'static>>,
+    /// Takes every line.
+    pub logger: Arc<Logger>,
+    /// The kernel command line.
+    pub command_line: CommandLine,
+    /// The one owner of reaping.
+    pub reaper: Rc<RefCell<Reaper>>,
+    /// What is known.
+    pub facts: RefCell<Facts>,
+    /// The loop's inbox.
+    pub events: smol::channel::Sender<Event>,
+    network: RefCell<Option<Rc<net::Manager>>>,
+    network_set: Cell<bool>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Context {
+    /// Everything still unknown.
+    #[must_use]
+    pub fn new(
+        executor: Rc<LocalExecutor<'static>>,
+        logger: Arc<Logger>,
+        command_line: CommandLine,
+        events: smol::channel::Sender<Event>,
+    ) -> Self {
+        let (reaper, facts, network) = (Rc::default(), RefCell::default(), RefCell::default());
+        Self {
+            executor,
+            logger,
+            command_line,
+            reaper,
+            facts,
+            events,
+            network,
+            network_set: Cell::new(false),
+        }
+    }
+
+    /// The network's manager, once there is one.
+    #[must_use]
+    pub fn network(&self) -> Option<Rc<net::Manager>> {
+        self.network.borrow().clone()
+    }
+
+    /// Makes `network` the set in force, starting the manager if need be.
+    ///
+    /// # Errors
+    /// Its thread cannot be started.
+    pub fn apply_network(&self, network: Network) -> io::Result<()> {
+        let mut manager = self.network.borrow_mut();
+        if manager.is_none() {
+            *manager = Some(Rc::new(net::Manager::start(net::Options::default())?));
+        }
+        if let Some(manager) = &*manager {
+            manager.apply(network);
+            self.network_set.set(true);
+        }
+        Ok(())
+    }
+}
+
+/// Runs the phase `name`; phases that are children or belong to the loop's own
+/// state are not here.
+pub async fn run(context: Rc<Context>, name: &'static str) -> Outcome {
+    let outcome = match name {
+        "api-filesystems" => api_filesystems(),
+        "cgroups" => cgroups(),
+        "kernel-modules" => kernel_modules(&context).await,
+        "identity" => establish_identity(&context),
+        "clock" => clock(),
+        "config" => config(&context).await,
+        "hostname" => hostname(&context),
+        "network" => return network(&context).await,
+        "coldplug" => coldplug(&context).await,
+        "state-volume" => return state_volume(&context).await,
+        "entropy" => return entropy(&context).await,
+        other => Err(format!("phase {other}: nobody knows how to run it")),
+    };
+    outcome.map_or_else(Outcome::Failed, |()| Outcome::Done)
+}
+
+/// File systems beyond those the initrd hands over.
+const MOUNTS: [ApiFileSystem; 5] = [
+    ApiFileSystem {
+        fs_type: "tmpfs",
+        target: "/var",
+        flags: Flags::NOSUID.union(Flags::NODEV),
+        options: "mode=0755,size=25%",
+    },
+    ApiFileSystem {
+        fs_type: "devpts",
+        target: "/dev/pts",
+        flags: Flags::NOSUID.union(Flags::NOEXEC),
+        options: "gid=5,mode=620,ptmxmode=666",
+    },
+    ApiFileSystem {
+        fs_type: "tmpfs",
+        target: "/dev/shm",
+        flags: Flags::NOSUID.union(Flags::NODEV),
+        options: "mode=1777,size=25%",
+    },
+    ApiFileSystem {
+        fs_type: "tmpfs",
+        target: "/tmp",
+        flags: Flags::NOSUID.union(Flags::NODEV),
+        options: "mode=1777,size=10%",
+    },
+    mount::CGROUP2,
+];
+
+/// Directories the tmpfs start without.
+const DIRECTORIES: [&str; 11] = [
+    "/run/holdfast",
+    "/run/holdfast/notify",
+    "/run/lock",
+    "/run/udev",
+    "/run/systemd/journal",
+    "/run/wdmd",
+    "/run/log",
+    "/var/lib/holdfast",
+    "/var/log",
+    "/var/tmp",
+    "/var/cache",
+];
+
+fn api_filesystems() -> Result<(), String> {
+    let mounted = mount::list().map_err(|error| chain(&error))?;
+    let has = |target: &str| {
+        mounted
+            .iter()
+            .any(|mount| mount.target == Path::new(target))
+    };
+    for api in [mount::PROC, mount::SYSFS, mount::DEVTMPFS, mount::RUN]
+        .iter()
+        .chain(&MOUNTS)
+    {
+        if has(api.target) {
+            continue;
+        }
+        if let Err(error) = mount::mount_api(api) {
+            // Without /tmp or /dev/pts a node still does its work; without these it cannot.
+            let vital = ["/proc", "/sys", "/dev", "/run", "/var"].contains(&api.target);
+            if vital {
+                return Err(chain(&error));
+            }
+            tracing::warn!("{}", chain(&error));
+        }
+    }
+    for directory in DIRECTORIES {
+        fs::create_dir_all(directory).map_err(|error| format!("{directory}: {error}"))?;
+    }
+    // A kernel panic, such as the death of PID 1, must end in a reboot; a hang is the watchdog's.
+    sysctl("kernel/panic", "10");
+    sysctl("kernel/panic_on_oops", "1");
+    sysctl("kernel/printk_devkmsg", "on");
+    Ok(())
+}
+
+fn sysctl(name: &str, value: &str) {
+    if let Err(error) = fs::write(Path::new("/proc/sys").join(name), value) {
+        tracing::warn!("sysctl {name} = {value}: {error}");
+    }
+}
+
+fn cgroups() -> Result<(), String> {
+    let root = Path::new(cgroup::ROOT);
+    let say = |error: io::Error| format!("{}: {error}", root.display());
+    let own = Cgroup::create(root, "supervisor").map_err(say)?;
+    own.join(0).map_err(say)?;
+    let children = Cgroup::create(root, CHILDREN_GROUP).map_err(say)?;
+    const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+    for missing in cgroup::delegate(root, &CONTROLLERS).map_err(say)? {
+        tracing::warn!("control groups: the kernel has no {missing} controller");
+    }
+    cgroup::delegate(children.path(), &CONTROLLERS).map_err(say)?;
+    Ok(())
+}
+
+/// Loads the drivers of network cards and the bridge without waiting for udevd.
+async fn kernel_modules(context: &Rc<Context>) -> Result<(), String> {
+    let mut wanted = network_modaliases(Path::new("/sys/bus/pci/devices"));
+    wanted.push("bridge".to_owned());
+    if Path::new("/sys/bus/acpi/devices/QEMU0002:00").exists() {
+        wanted.push("qemu_fw_cfg".to_owned());
+    }
+    let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    load_modules(context, &wanted).await;
+    Ok(())
+}
+
+/// What the network functions on PCI ask for.
+fn network_modaliases(devices: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(devices) else {
+        return Vec::new();
+    };
+    let read = |path: PathBuf| {
+        fs::read_to_string(path)
+            .map(|text| text.trim().to_owned())
+            .unwrap_or_default()
+    };
+    let mut wanted = std::collections::BTreeSet::new();
+    for entry in entries.flatten() {
+        // Class 02xxxx is "network controller".
+        if read(entry.path().join("class")).starts_with("0x02") {
+            wanted.insert(read(entry.path().join("modalias")));
+            if read(entry.path().join("vendor")) == "0x1af4" {
+                // A virtio card is a device behind the PCI function.
+                wanted.insert("virtio_net".to_owned());
+            }
+        }
+    }
+    wanted
+        .into_iter()
+        .filter(|alias| !alias.is_empty())
+        .collect()
+}
+
+/// Loads modules by name or modalias through kmod, whose index is made for
+/// that and whose memory ends with it. Failures are logged: whatever needs the
+/// module says so itself when it is missing.
+pub async fn load_modules(context: &Rc<Context>, wanted: &[&str]) {
+    if wanted.is_empty() {
+        return;
+    }
+    let mut arguments = vec!["-a", "-b", "-q"];
+    arguments.extend(wanted);
+    match reaper::command(
+        &context.reaper,
+        "/usr/sbin/modprobe",
+        &arguments,
+        MODULE_DEADLINE,
+    )
+    .await
+    {
+        Ok(finished) if finished.output.is_empty() => {}
+        Ok(finished) => tracing::warn!(
+            "modules {}: {}: {}",
+            wanted.join(" "),
+            finished.exit,
+            finished.output
+        ),
+        Err(error) => tracing::warn!("modules {}: {error}", wanted.join(" ")),
+    }
+}
+
+/// Where `/etc/machine-id` points.
+const MACHINE_ID: &str = "/run/machine-id";
+
+fn establish_identity(context: &Rc<Context>) -> Result<(), String> {
+    let random = identity::random().map_err(|error| format!("random numbers: {error}"))?;
+    let identity = Identity::new(&identity::hardware(Path::new("/sys")), random);
+    if !identity.is_stable() {
+        tracing::info!(
+            "the hardware names no unique machine; its id is random and a lost lease is waited for in full"
+        );
+    }
+    fs::write(MACHINE_ID, identity.machine_id() + "\n")
+        .map_err(|error| format!("{MACHINE_ID}: {error}"))?;
+    context.facts.borrow_mut().identity = Some(identity);
+    Ok(())
+}
+
+/// The kernel has set the clock from the hardware's. One that lost its battery
+/// stands before the image was built, which cannot be.
+fn clock() -> Result<(), String> {
+    let Ok(built) = fs::metadata(RELEASE).and_then(|metadata| metadata.modified()) else {
+        return Ok(());
+    };
+    let built = built
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = system::wall_clock();
+    if now < built {
+        system::set_wall_clock(built).map_err(|error| format!("wall clock: {error}"))?;
+        tracing::warn!(
+            "wall clock stood at {} s since 1970, before the image was built; set to {} s",
+            now.as_secs(),
+            built.as_secs()
+        );
+    }
+    Ok(())
+}
+
+async fn config(context: &Rc<Context>) -> Result<(), String> {
+    let loaded = config_source::load(context).await;
+    let report = loaded.report.clone();
+    let good = loaded.config.is_some();
+    context.facts.borrow_mut().loaded = Some(loaded);
+    let source = report.source.as_deref().unwrap_or("none");
+    if good {
+        tracing::info!("configuration from {source}");
+        return Ok(());
+    }
+    tracing::error!("configuration from {source} is bad; the node stays up without it:");
+    for mistake in &report.mistakes {
+        tracing::error!("  {mistake}");
+    }
+    let first = report.mistakes.first().map_or("", String::as_str);
+    Err(format!(
+        "{source}: {} mistakes, first: {first}",
+        report.mistakes.len()
+    ))
+}
+
+fn hostname(context: &Rc<Context>) -> Result<(), String> {
+    let facts = context.facts.borrow();
+    let configured = facts
+        .loaded
+        .as_ref()
+        .and_then(|loaded| loaded.config.as_ref()?.hostname.clone());
+    let machine_id = facts
+        .identity
+        .map(|identity| identity.machine_id())
+        .unwrap_or_default();
+    let name = configured
+        .unwrap_or_else(|| format!("holdfast-{}", machine_id.get(..8).unwrap_or("unknown")));
+    system::set_host_name(&name).map_err(|error| format!("host name {name}: {error}"))
+}
+
+async fn network(context: &Rc<Context>) -> Outcome {
+    let wanted = context
+        .facts
+        .borrow()
+        .loaded
+        .as_ref()
+        .and_then(|loaded| loaded.config.as_ref()?.network.clone());
+    let Some(wanted) = wanted else {
+        return Outcome::Skipped("the configuration has no network section".to_owned());
+    };
+    if matches!(wanted.uplink, Uplink::Bond { .. }) {
+        // Loaded without its parameter it makes a bond0 of its own.
+        let arguments = ["-b", "-q", "bonding", "max_bonds=0"];
+        if let Err(error) = reaper::command(
+            &context.reaper,
+            "/usr/sbin/modprobe",
+            &arguments,
+            MODULE_DEADLINE,
+        )
+        .await
+        {
+            tracing::warn!("module bonding: {error}");
+        }
+    }
+    if wanted.vlan.is_some() {
+        load_modules(context, &["8021q"]).await;
+    }
+    let bridge = wanted.bridge.clone();
+    if let Err(error) = context.apply_network(wanted) {
+        return Outcome::Failed(format!("network: {error}"));
+    }
+    let Some(manager) = context.network() else {
+        return Outcome::Failed("network: it was stopped".to_owned());
+    };
+    let events = manager.events();
+    loop {
+        let report = manager.report();
+        let settled = report.state == "ready"
+            || report.state == "restored"
+            || report.state == "gateway-unreachable";
+        if settled && report.bridge.as_deref() == Some(bridge.as_str()) {
+            return match report.reason {
+                Some(reason) if report.state != "ready" => Outcome::Failed(reason),
+                _ => Outcome::Done,
+            };
+        }
+        if report.state == "failed" {
+            return Outcome::Failed(
+                report
+                    .reason
+                    .unwrap_or_else(|| "network: failed".to_owned()),
+            );
+        }
+        // Events wake this up; the timer is for one that was dropped.
+        let again = async {
+            smol::Timer::after(Duration::from_millis(500)).await;
+            true
+        };
+        if !smol::future::or(async { events.recv().await.is_ok() }, again).await {
+            return Outcome::Failed("network: its thread ended".to_owned());
+        }
+    }
+}
+
+async fn coldplug(context: &Rc<Context>) -> Result<(), String> {
+    let release = system::kernel_release();
+    let work = move || {
+        static_nodes(
+            &Path::new("/usr/lib/modules")
+                .join(release)
+                .join("modules.devname"),
+        );
+        linux::uevent::coldplug(Path::new("/sys"))
+    };
+    let asked = worker::run("coldplug", work)
+        .await
+        .and_then(|asked| asked)
+        .map_err(|error| format!("coldplug: {error}"))?;
+    context.facts.borrow_mut().coldplugged = Some(time::now());
+    tracing::info!("coldplug asked {asked} devices");
+    Ok(())
+}
+
+/// Nodes whose first use loads their module (`/dev/net/tun`, `/dev/fuse`):
+/// the kernel makes only those of drivers it has already.
+fn static_nodes(list: &Path) {
+    let Ok(text) = fs::read_to_string(list) else {
+        return;
+    };
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        let (Some(_module), Some(node), Some(device)) = (words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        if let Err(error) = linux::system::make_node(&Path::new("/dev").join(node), device) {
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                tracing::warn!("device node {node}: {error}");
+            }
+        }
+    }
+}
+
+async fn state_volume(context: &Rc<Context>) -> Outcome {
+    let outcome = match volume::find(context, control::STATE_LABEL).await {
+        None => Outcome::Skipped(format!("no volume is labelled {}", control::STATE_LABEL)),
+        Some(found) => match volume::mount(&found, STATE_MOUNT, false).await {
+            Ok(()) => Outcome::Done,
+            Err(error) => Outcome::Failed(error),
+        },
+    };
+    context.facts.borrow_mut().state_volume = Some(outcome == Outcome::Done);
+    outcome
+}
+
+async fn entropy(context: &Rc<Context>) -> Outcome {
+    if context.facts.borrow().state_volume != Some(true) {
+        return Outcome::Skipped("no state volume to keep a seed on".to_owned());
+    }
+    let work = || {
+        let mut seed = [0; SEED_BYTES];
+        match fs::File::open(SEED_FILE).and_then(|mut file| file.read_exact(&mut seed)) {
+            Ok(()) => {
+                // Replaced before it is counted: used twice it would be worth nothing.
+                save_seed()?;
+                system::credit_entropy(&seed)
+            }
+            Err(_) => save_seed(),
+        }
+    };
+    match worker::run("entropy", work).await.and_then(|done| done) {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Failed(format!("{SEED_FILE}: {error}")),
+    }
+}
+
+/// Keeps a fresh seed for the next boot.
+///
+/// # Errors
+/// The state volume refuses.
+pub fn save_seed() -> io::Result<()> {
+    let mut seed = [0; SEED_BYTES];
+    system::random_bytes(&mut seed)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(SEED_FILE)?;
+    file.write_all(&seed)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_settled_only_after_coldplug_and_a_quiet_while() {
+        let mut facts = Facts {
+            last_uevent: 5_000,
+            ..Facts::default()
+        };
+        assert!(
+            !facts.devices_settled(1_000_000),
+            "coldplug has not even begun"
+        );
+        facts.coldplugged = Some(4_000);
+        assert!(!facts.devices_settled(5_000 + SETTLE_MS - 1));
+        // On a machine whose own udevd is busy the queue file may exist.
+        assert_eq!(
+            facts.devices_settled(5_000 + SETTLE_MS),
+            !Path::new("/run/udev/queue").exists()
+        );
+    }
+
+    #[test]
+    fn network_functions_on_pci_are_found_and_virtio_names_both_its_drivers() {
+        let devices = std::env::temp_dir().join(format!("holdfast-pci-net-{}", std::process::id()));
+        let functions = [
+            ("a", "0x020000", "0x8086", "pci:v00008086d000010D3"),
+            ("b", "0x010000", "0x1af4", "pci:disk"),
+            ("c", "0x020000", "0x1af4", "pci:v00001AF4"),
+        ];
+        for (slot, class, vendor, modalias) in functions {
+            fs::create_dir_all(devices.join(slot)).unwrap();
+            for (file, text) in [("class", class), ("vendor", vendor), ("modalias", modalias)] {
+                fs::write(devices.join(slot).join(file), format!("{text}\n")).unwrap();
+            }
+        }
+        assert_eq!(
+            network_modaliases(&devices),
+            ["pci:v00001AF4", "pci:v00008086d000010D3", "virtio_net"]
+        );
+        fs::remove_dir_all(&devices).unwrap();
+    }
+}

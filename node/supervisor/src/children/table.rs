@@ -1,0 +1,277 @@
+//! The table of children: what each is, what it may use, how it is treated.
+//!
+//! | child    | program                  | ready when  | out of memory | stop |
+//! |----------|--------------------------|-------------|---------------|------|
+//! | journald | systemd-journald         | it says so  | late          | near the end |
+//! | udevd    | systemd-udevd            | it says so  | late          | after leased |
+//! | leased   | the lease daemon         | it says so  | last          | last of the services |
+//! | console… | `nodectl console`, a tty | started     | early         | first |
+//! | shell    | bash, debug image only   | started     | first         | first |
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use control::config::Lockspace;
+use linux::cgroup::{self, Cgroup};
+
+use super::policy::Limits;
+
+/// Group below which every child has its own.
+pub const CHILDREN_GROUP: &str = "children";
+
+/// A child.
+#[derive(Debug, Clone)]
+pub struct Child {
+    /// Unique name; also its control group, its readiness socket and its name in the log.
+    pub name: String,
+    /// Path of the program.
+    pub program: PathBuf,
+    /// What it sees as its name, when not the path.
+    pub argv0: Option<String>,
+    /// Arguments.
+    pub arguments: Vec<String>,
+    /// Environment beyond the search path.
+    pub environment: Vec<(String, String)>,
+    /// Terminal it owns.
+    pub terminal: Option<PathBuf>,
+    /// −1000 (never killed for memory) to 1000 (first).
+    pub oom_score_adj: i16,
+    /// Knobs of its control group.
+    pub group: &'static [(&'static str, &'static str)],
+    /// Its words go to the kernel's log, not to journald.
+    pub logs_past_journald: bool,
+    /// The numbers of its restart policy.
+    pub limits: Limits,
+}
+
+impl Child {
+    /// Makes its control group with its limits; a limit the kernel does not know is left out.
+    ///
+    /// # Errors
+    /// The hierarchy is missing.
+    pub fn make_cgroup(&self) -> io::Result<Cgroup> {
+        let group = Cgroup::create(&Path::new(cgroup::ROOT).join(CHILDREN_GROUP), &self.name)?;
+        for (knob, value) in self.group {
+            if let Err(error) = group.limit(knob, value) {
+                tracing::warn!("control group of {}: {knob} = {value}: {error}", self.name);
+            }
+        }
+        Ok(group)
+    }
+}
+
+const DAEMON: Limits = Limits {
+    // Slow emulation under load takes tens of seconds for what takes one on a server.
+    start_deadline_ms: 60_000,
+    run_min_ms: 10_000,
+    backoff_min_ms: 100,
+    backoff_max_ms: 30_000,
+    stop_deadline_ms: 10_000,
+    notifies: true,
+};
+
+const TERMINAL: Limits = Limits {
+    stop_deadline_ms: 2_000,
+    backoff_max_ms: 10_000,
+    notifies: false,
+    ..DAEMON
+};
+
+/// journald, stand-alone: it makes its sockets itself.
+#[must_use]
+pub fn journald() -> Child {
+    Child {
+        name: "journald".to_owned(),
+        program: "/usr/lib/systemd/systemd-journald".into(),
+        argv0: None,
+        arguments: Vec::new(),
+        environment: Vec::new(),
+        terminal: None,
+        oom_score_adj: -250,
+        group: &[("memory.max", "96M"), ("pids.max", "16")],
+        logs_past_journald: true,
+        limits: DAEMON,
+    }
+}
+
+/// udevd, stand-alone: without systemd's own directories in `/run` it asks systemd nothing.
+#[must_use]
+pub fn udevd() -> Child {
+    Child {
+        name: "udevd".to_owned(),
+        program: "/usr/lib/systemd/systemd-udevd".into(),
+        argv0: None,
+        arguments: Vec::new(),
+        environment: Vec::new(),
+        terminal: None,
+        oom_score_adj: -500,
+        // Its workers load modules, whose decompression takes some memory each.
+        group: &[
+            ("memory.max", "512M"),
+            ("pids.max", "256"),
+            ("cpu.weight", "50"),
+        ],
+        logs_past_journald: false,
+        limits: DAEMON,
+    }
+}
+
+/// What `leased` is told besides the lockspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeasedSettings {
+    /// Name in the lease.
+    pub host_name: String,
+    /// Whether a watchdog is armed.
+    pub watchdog: bool,
+    /// Seconds.
+    pub fire_timeout_s: u32,
+}
+
+/// The lease daemon.
+#[must_use]
+pub fn leased(lockspace: &Lockspace, settings: &LeasedSettings) -> Child {
+    let Lockspace {
+        name,
+        path,
+        offset,
+        host_id,
+        io_timeout_s,
+        host_name: _,
+    } = lockspace;
+    let mut arguments = vec![
+        "run".to_owned(),
+        "--lockspace".to_owned(),
+        format!("{name}:{host_id}:{path}:{offset}"),
+        "--io-timeout".to_owned(),
+        io_timeout_s.to_string(),
+        "--host-name".to_owned(),
+        settings.host_name.clone(),
+        "--fire-timeout".to_owned(),
+        settings.fire_timeout_s.to_string(),
+    ];
+    if !settings.watchdog {
+        arguments.push("--no-watchdog".to_owned());
+    }
+    Child {
+        name: "leased".to_owned(),
+        program: "/usr/lib/holdfast/leased".into(),
+        argv0: None,
+        arguments,
+        environment: Vec::new(),
+        terminal: None,
+        // The kernel kills it after everything else, and before it gives up.
+        oom_score_adj: -999,
+        group: &[
+            ("memory.min", "16M"),
+            ("memory.max", "64M"),
+            ("pids.max", "64"),
+            ("cpu.weight", "10000"),
+        ],
+        logs_past_journald: false,
+        // Releasing takes a read and a write of a disk that may be slow: 2 × the longest io_timeout in use plus some.
+        limits: Limits {
+            stop_deadline_ms: 10_000 + u64::from(*io_timeout_s) * 2_000,
+            ..DAEMON
+        },
+    }
+}
+
+/// `nodectl console` on the terminal `device` (`ttyS0`, `tty1`).
+#[must_use]
+pub fn console(device: &str) -> Child {
+    Child {
+        name: format!("console-{device}"),
+        program: "/usr/bin/nodectl".into(),
+        argv0: None,
+        arguments: vec!["console".to_owned()],
+        environment: vec![("TERM".to_owned(), terminal_type(device).to_owned())],
+        terminal: Some(Path::new("/dev").join(device)),
+        oom_score_adj: 100,
+        group: &[("memory.max", "64M"), ("pids.max", "32")],
+        logs_past_journald: false,
+        limits: TERMINAL,
+    }
+}
+
+/// A root shell on the terminal `device`.
+#[must_use]
+pub fn shell(device: &str) -> Child {
+    Child {
+        name: format!("shell-{device}"),
+        program: "/bin/bash".into(),
+        argv0: Some("-bash".to_owned()),
+        arguments: Vec::new(),
+        environment: vec![
+            ("TERM".to_owned(), terminal_type(device).to_owned()),
+            ("HOME".to_owned(), "/run".to_owned()),
+        ],
+        terminal: Some(Path::new("/dev").join(device)),
+        oom_score_adj: 500,
+        group: &[("pids.max", "512")],
+        logs_past_journald: false,
+        limits: TERMINAL,
+    }
+}
+
+fn terminal_type(device: &str) -> &'static str {
+    let virtual_terminal = device
+        .strip_prefix("tty")
+        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+    if virtual_terminal { "linux" } else { "vt220" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lockspace() -> Lockspace {
+        Lockspace {
+            name: "LS".into(),
+            path: "/dev/sdb".into(),
+            offset: 1 << 20,
+            host_id: 3,
+            io_timeout_s: 10,
+            host_name: None,
+        }
+    }
+
+    #[test]
+    fn leased_is_told_everything_and_runs_without_a_watchdog_only_when_told_so() {
+        let settings = LeasedSettings {
+            host_name: "node3".into(),
+            watchdog: true,
+            fire_timeout_s: 60,
+        };
+        let guarded = leased(&lockspace(), &settings);
+        let expected = "run --lockspace LS:3:/dev/sdb:1048576 --io-timeout 10 --host-name node3 --fire-timeout 60";
+        assert_eq!(guarded.arguments.join(" "), expected);
+        let bare = leased(
+            &lockspace(),
+            &LeasedSettings {
+                watchdog: false,
+                ..settings
+            },
+        );
+        assert_eq!(bare.arguments.last().unwrap(), "--no-watchdog");
+    }
+
+    #[test]
+    fn the_lease_daemon_dies_last_when_memory_runs_out() {
+        let settings = LeasedSettings {
+            host_name: "n".into(),
+            watchdog: true,
+            fire_timeout_s: 60,
+        };
+        let last = leased(&lockspace(), &settings).oom_score_adj;
+        for other in [journald(), udevd(), console("ttyS0"), shell("tty2")] {
+            assert!(other.oom_score_adj > last, "{}", other.name);
+        }
+    }
+
+    #[test]
+    fn terminals_get_their_type() {
+        assert_eq!(terminal_type("tty1"), "linux");
+        assert_eq!(terminal_type("ttyS0"), "vt220");
+        assert_eq!(terminal_type("hvc0"), "vt220");
+    }
+}

@@ -1,0 +1,152 @@
+//! Labelled volumes: finding them while devices still appear, mounting them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use linux::error::chain;
+use linux::mount::{self, Flags};
+use linux::probe::{self, BlockDevice, Places};
+
+use crate::boot::steps::Context;
+use crate::{time, worker};
+
+/// Longest wait for one device to say what is on it. A dead path may never
+/// answer; its thread is left behind and the next device gets its turn.
+const EXAMINE_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest time a mount or an unmount may take.
+const MOUNT_DEADLINE: Duration = Duration::from_secs(30);
+/// How often the list of devices is looked at while they appear.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// A volume that was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its device node.
+    pub node: PathBuf,
+    /// File system type, as mount(2) wants it.
+    pub fs_type: &'static str,
+}
+
+/// Waits for a volume whose file-system label or partition name is `label`;
+/// `None` once all devices have appeared and none of them is it.
+pub async fn find(context: &Rc<Context>, label: &'static str) -> Option<Volume> {
+    let places = Places::default();
+    let mut examined = BTreeSet::new();
+    loop {
+        // Asked before the look, so that what appears in between is not missed.
+        let settled = context.facts.borrow().devices_settled(time::now());
+        for name in probe::names(&places).unwrap_or_default() {
+            if !examined.insert(name.clone()) {
+                continue;
+            }
+            if let Some(volume) = examine(&places, &name)
+                .await
+                .and_then(|device| usable(&device, label))
+            {
+                return Some(volume);
+            }
+        }
+        if settled {
+            return None;
+        }
+        smol::Timer::after(LOOK_INTERVAL).await;
+    }
+}
+
+async fn examine(places: &Places, name: &str) -> Option<BlockDevice> {
+    let (places, owned) = (places.clone(), name.to_owned());
+    let answer = async {
+        worker::run("probe", move || probe::examine(&places, &owned))
+            .await
+            .ok()
+    };
+    let overdue = async {
+        smol::Timer::after(EXAMINE_DEADLINE).await;
+        tracing::warn!(
+            "block device {name} did not answer within {} s; passed over",
+            EXAMINE_DEADLINE.as_secs()
+        );
+        None
+    };
+    smol::future::or(answer, overdue).await
+}
+
+fn usable(device: &BlockDevice, label: &str) -> Option<Volume> {
+    if !device.is_labelled(label) {
+        return None;
+    }
+    let node = device.node.clone();
+    match &device.content {
+        Some(content) => Some(Volume {
+            node,
+            fs_type: content.kind.name(),
+        }),
+        None => {
+            tracing::warn!(
+                "volume {} is labelled {label} and has no file system",
+                node.display()
+            );
+            None
+        }
+    }
+}
+
+/// Mounts `volume` at `target`, which is made if missing. Read-only volumes are
+/// never written to, not even to replay a journal.
+///
+/// # Errors
+/// The kernel's refusal, or no answer in time.
+pub async fn mount(volume: &Volume, target: &'static str, read_only: bool) -> Result<(), String> {
+    let hardened = Flags::NOSUID | Flags::NODEV | Flags::NOEXEC;
+    let flags = if read_only {
+        hardened | Flags::RDONLY
+    } else {
+        hardened
+    };
+    let options = if read_only && volume.fs_type == "ext4" {
+        "noload"
+    } else {
+        ""
+    };
+    let (node, fs_type) = (volume.node.clone(), volume.fs_type);
+    let work = move || {
+        let target = Path::new(target);
+        std::fs::create_dir_all(target)
+            .map_err(|error| format!("{}: {error}", target.display()))?;
+        mount::mount(&node, target, fs_type, flags, options).map_err(|error| chain(&error))
+    };
+    bounded("mount", target, work).await
+}
+
+/// Unmounts `target`.
+///
+/// # Errors
+/// The kernel's refusal, or no answer in time.
+pub async fn unmount(target: &'static str) -> Result<(), String> {
+    bounded("unmount", target, move || {
+        mount::unmount(Path::new(target)).map_err(|error| chain(&error))
+    })
+    .await
+}
+
+async fn bounded(
+    what: &str,
+    target: &str,
+    work: impl FnOnce() -> Result<(), String> + Send + 'static,
+) -> Result<(), String> {
+    let answer = async {
+        worker::run(what, work)
+            .await
+            .map_err(|error| error.to_string())?
+    };
+    let overdue = async {
+        smol::Timer::after(MOUNT_DEADLINE).await;
+        Err(format!(
+            "{what} {target}: no answer within {} s",
+            MOUNT_DEADLINE.as_secs()
+        ))
+    };
+    smol::future::or(answer, overdue).await
+}
