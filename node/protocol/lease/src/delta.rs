@@ -142,6 +142,9 @@ struct Claim {
     settle_s: u64,
     /// When its timestamp was made.
     submitted: Monotonic,
+    /// Until then an earlier process of this machine, killed while it held
+    /// the lease, may still count as its holder.
+    inherited_until: Monotonic,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -152,6 +155,8 @@ struct Held {
     certain: bool,
     /// When the last successful renewal's timestamp was made.
     last_success: Monotonic,
+    /// See [`Claim::inherited_until`].
+    inherited_until: Monotonic,
     phase: Phase,
     failing: bool,
     trouble: Option<RenewalFailure>,
@@ -187,7 +192,7 @@ enum Stage {
     /// Reading back whether our claim still stands before it is freed.
     Unclaiming {
         read: Pending,
-        record: Leader,
+        claim: Claim,
     },
     Releasing {
         write: Pending,
@@ -394,8 +399,8 @@ impl DeltaLease {
                 ..
             } if look.io == io => self.on_settled(claim, look, outcome),
             Stage::Held(held) => self.on_held_io(held, io, outcome),
-            Stage::Unclaiming { read, record } if read.io == io => {
-                self.on_unclaim_read(&record, outcome)
+            Stage::Unclaiming { read, claim } if read.io == io => {
+                self.on_unclaim_read(&claim, outcome)
             }
             Stage::Releasing { write } if write.io == io => {
                 self.end_release(matches!(outcome, IoOutcome::Written));

@@ -28,6 +28,12 @@
 //!   it was done;
 //! - a write whose outcome is unknown is never counted as done nor as not done;
 //! - lost is final.
+//!
+//! One limit comes with the format and is shared with the original: a record
+//! does not tell a claim from a renewal. If a claim hangs for longer than T,
+//! lands on top of a newer holder's record, and the claiming process then
+//! dies, its successor finds its own name and re-acquires in 2T, while the
+//! overwritten holder may still be waiting for its watchdog to fire.
 #![forbid(unsafe_code)]
 
 mod delta;

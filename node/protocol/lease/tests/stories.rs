@@ -145,6 +145,22 @@ fn a_released_lease_is_free_at_once_and_the_watchdog_is_cleared() {
 }
 
 #[test]
+fn the_successor_of_a_killed_process_does_not_free_what_that_one_held() {
+    let (mut world, a, b) = held();
+    world.run(5);
+    world.kill(a);
+    world.start_process(a);
+    world.boot(b);
+    world.until(60, "a holds again", |world| world.is(a, State::Held));
+    world.input(a, Input::Release);
+    world.run(1);
+    assert!(world.is(a, State::Released));
+    // Whatever the killed process guarded may run until the watchdog fires.
+    assert_ne!(world.record(1).timestamp, 0);
+    world.until(300, "b holds", |world| world.is(b, State::Held));
+}
+
+#[test]
 fn the_peers_timeout_decides_how_long_it_is_waited_for() {
     let mut world = World::new(2, W);
     let (a, b) = (world.add("a", 1), world.add("b", 1));

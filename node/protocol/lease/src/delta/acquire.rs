@@ -27,7 +27,7 @@ impl DeltaLease {
 
     pub(super) fn on_first(&mut self, read: Pending, outcome: IoOutcome<'_>) {
         match self.own_record(outcome, 0) {
-            Ok(record) if self.is_available(&record) => self.claim(record, read),
+            Ok(record) if self.is_available(&record) => self.claim_available(record, read),
             Ok(record) => self.watch(record, false),
             Err(failure) => self.fail(failure),
         }
@@ -105,8 +105,10 @@ impl DeltaLease {
                 }
                 let unchanged = record == watch.record;
                 let surely_dead = watch.since.plus_s(self.take_over_s(&watch.record));
-                if self.is_available(&record) || (unchanged && look.since >= surely_dead) {
-                    self.claim(record, look);
+                if self.is_available(&record) {
+                    self.claim_available(record, look);
+                } else if unchanged && look.since >= surely_dead {
+                    self.claim(record, look, Monotonic(0));
                 } else if unchanged {
                     let next_look = self.next_look(watch.since, &record);
                     self.stage = Stage::Watching(Watch {
@@ -133,8 +135,18 @@ impl DeltaLease {
         }
     }
 
+    /// Claims a record that is free, or was left with our name on it by a
+    /// process that did not release it.
+    fn claim_available(&mut self, found: Leader, read: Pending) {
+        let inherited_until = match found.timestamp {
+            0 => Monotonic(0),
+            _ => self.now.boottime.plus_s(self.take_over_s(&found)),
+        };
+        self.claim(found, read, inherited_until);
+    }
+
     /// Writes our claim over `found`, as it was read by `read`.
-    fn claim(&mut self, found: Leader, read: Pending) {
+    fn claim(&mut self, found: Leader, read: Pending, inherited_until: Monotonic) {
         let t = self.config.io_timeout_s;
         let not_after = read.since.plus_s(timings::io_s(t));
         if self.now.boottime > not_after {
@@ -155,13 +167,14 @@ impl DeltaLease {
             record,
             settle_s,
             submitted: self.now.boottime,
+            inherited_until,
         };
         self.stage = Stage::Writing { write, claim };
     }
 
     pub(super) fn on_claimed(&mut self, claim: Claim, outcome: IoOutcome<'_>) {
         match outcome {
-            IoOutcome::Written if self.release_wanted => self.unclaim(claim.record),
+            IoOutcome::Written if self.release_wanted => self.unclaim(claim),
             IoOutcome::Written => {
                 let until = self.now.boottime.plus_s(claim.settle_s);
                 self.stage = Stage::Settling {
@@ -193,8 +206,9 @@ impl DeltaLease {
             // A previous holder with a longer timeout made us wait so long that
             // our own lease would soon expire: once more, with our own.
             Ok(record) if record == claim.record && self.is_stale(&claim) => {
-                self.claim(record, look)
+                self.claim(record, look, claim.inherited_until);
             }
+
             Ok(record) if record == claim.record => self.register(claim),
             // Another host was faster, or slower: its record is there now.
             Ok(record) => self.watch(record, true),
@@ -234,7 +248,9 @@ impl DeltaLease {
             // The registration may have been made all the same.
             self.note(Note::Failed(Failure::Watchdog));
             self.emit(Effect::WatchdogClear);
-            self.free(&claim.record, Some(Failure::Watchdog));
+            // Whether this lands does not matter: the next attempt reads first.
+            self.write_freed(&claim.record, claim.inherited_until);
+            self.stage = Stage::Waiting(Some(Failure::Watchdog));
         }
     }
 
@@ -251,6 +267,7 @@ impl DeltaLease {
             record: claim.record,
             certain: true,
             last_success: claim.submitted,
+            inherited_until: claim.inherited_until,
             phase: Phase::Waiting {
                 until: claim
                     .submitted

@@ -2,11 +2,14 @@
 //!
 //! The record is freed only when it is surely ours: a lease whose last
 //! renewal is in doubt stays on disk as it is, and others wait for it to die.
+//! So does one taken over from an earlier process of this machine that was
+//! killed, for as long as that one may count as a holder.
 
 use disk_format::Leader;
 
-use super::{Claim, DeltaLease, Effect, IoOutcome, Phase, Stage};
-use crate::status::{Failure, Note};
+use super::{Claim, DeltaLease, Effect, IoOutcome, Pending, Phase, Stage};
+use crate::status::Note;
+use crate::time::Monotonic;
 use crate::timings;
 
 impl DeltaLease {
@@ -17,13 +20,10 @@ impl DeltaLease {
             Stage::Waiting(_) | Stage::First(_) | Stage::Watching(_) => self.end_release(false),
             // Its outcome decides, within T.
             Stage::Writing { .. } => {}
-            Stage::Settling {
-                claim: Claim { record, .. },
-                ..
-            } => self.unclaim(record),
+            Stage::Settling { claim, .. } => self.unclaim(claim),
             Stage::Registering { claim, .. } => {
                 self.emit(Effect::WatchdogClear);
-                self.free(&claim.record, None);
+                self.free(&claim.record, claim.inherited_until);
             }
             Stage::Held(held) => {
                 if matches!(held.phase, Phase::Writing { .. }) {
@@ -35,7 +35,7 @@ impl DeltaLease {
                     self.emit(Effect::WatchdogClear);
                 }
                 if held.certain {
-                    self.free(&held.record, None);
+                    self.free(&held.record, held.inherited_until);
                 } else {
                     self.end_release(false);
                 }
@@ -48,36 +48,43 @@ impl DeltaLease {
     }
 
     /// Frees a claim that somebody may have written over meanwhile.
-    pub(super) fn unclaim(&mut self, record: Leader) {
+    pub(super) fn unclaim(&mut self, claim: Claim) {
         let read = self.read_own();
-        self.stage = Stage::Unclaiming { read, record };
+        self.stage = Stage::Unclaiming { read, claim };
     }
 
-    pub(super) fn on_unclaim_read(&mut self, record: &Leader, outcome: IoOutcome<'_>) {
+    pub(super) fn on_unclaim_read(&mut self, claim: &Claim, outcome: IoOutcome<'_>) {
         match self.own_record(outcome, 0) {
-            Ok(found) if found == *record => self.free(record, None),
+            Ok(found) if found == claim.record => self.free(&claim.record, claim.inherited_until),
             Ok(_) | Err(_) => self.end_release(false),
         }
     }
 
-    /// Writes `record` with timestamp 0. After a `failure` to acquire, that is
-    /// where it ends; otherwise the lease is released.
-    pub(super) fn free(&mut self, record: &Leader, failure: Option<Failure>) {
+    fn free(&mut self, record: &Leader, inherited_until: Monotonic) {
+        match self.write_freed(record, inherited_until) {
+            Some(write) => self.stage = Stage::Releasing { write },
+            None => self.end_release(false),
+        }
+    }
+
+    /// Writes `record` with timestamp 0, unless an earlier process of this
+    /// machine may still count as a holder: whatever it guarded runs on until
+    /// its own registration with the watchdog has fired.
+    pub(super) fn write_freed(
+        &mut self,
+        record: &Leader,
+        inherited_until: Monotonic,
+    ) -> Option<Pending> {
+        if self.now.boottime < inherited_until {
+            return None;
+        }
         let freed = Leader {
             timestamp: 0,
             ..*record
         }
         .sealed();
-        let not_after = self
-            .now
-            .boottime
-            .plus_s(timings::io_s(self.config.io_timeout_s));
-        let write = self.write(&freed, not_after);
-        self.stage = match failure {
-            // Whether it lands does not matter: the next attempt reads first.
-            Some(failure) => Stage::Waiting(Some(failure)),
-            None => Stage::Releasing { write },
-        };
+        let io_s = timings::io_s(self.config.io_timeout_s);
+        Some(self.write(&freed, self.now.boottime.plus_s(io_s)))
     }
 
     pub(super) fn end_release(&mut self, clean: bool) {

@@ -14,13 +14,20 @@
 //! where a machine holds from its registration with the watchdog until it is
 //! cleared or has fired, at the last moment it may.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    missing_debug_implementations,
+    reason = "each test file uses its part"
+)]
 
 use disk_format::{
     Generation, Geometry, HostBitmap, HostId, HostName, Leader, LockspaceName, delta,
 };
 use lease::{
-    Config, DeltaLease, Effect, Input, IoId, IoOutcome, Monotonic, Note, Now, Record, State, Status,
+    Config, DeltaLease, Effect, Failure, Input, IoId, IoOutcome, Monotonic, Note, Now, Record,
+    State, Status,
 };
 
 pub const S: u64 = 1_000_000_000;
@@ -271,6 +278,21 @@ impl World {
             monotonic: Monotonic(boottime.saturating_sub(it.slept)),
             boottime: Monotonic(boottime),
         }
+    }
+
+    /// Whether a claim of unknown outcome may be on disk, of which only the
+    /// running process knows.
+    pub fn has_uncertain_claim(&self, machine: usize) -> bool {
+        let decisive = self.machines[machine]
+            .notes
+            .iter()
+            .rev()
+            .find_map(|(_, note)| match note {
+                Note::Failed(Failure::WriteFailed(_) | Failure::WriteTimeout(_)) => Some(true),
+                Note::Acquired { .. } => Some(false),
+                _ => None,
+            });
+        decisive == Some(true)
     }
 
     pub fn status(&self, machine: usize) -> Option<Status> {
