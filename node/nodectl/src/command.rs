@@ -1,6 +1,6 @@
 //! What each command does: ask, draw, print.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use control::config;
@@ -11,9 +11,11 @@ use crate::session::{ANSWER_DEADLINE, Ending, Session, unexpected};
 use crate::text::{clean, count};
 use crate::{console, inspect, lockspace, render};
 
-/// Time a network change has: links to come up, the gateway to answer, and the
-/// previous set to be put back if it does not.
-const NET_APPLY_DEADLINE: Duration = Duration::from_secs(180);
+/// How long a network change is watched: the supervisor gives it a minute to
+/// become ready, then needs some seconds to put the previous set back.
+const NET_WATCH: Duration = Duration::from_secs(90);
+/// How often it is looked at.
+const NET_POLL: Duration = Duration::from_millis(500);
 
 /// Carries out one command.
 pub(crate) fn run(command: Command, session: &mut Session<'_>) -> Result<Ending> {
@@ -52,11 +54,8 @@ pub(crate) fn run(command: Command, session: &mut Session<'_>) -> Result<Ending>
             if !allowed(consent, "changes the network of", session)? {
                 return Ok(Ending::No);
             }
-            session.say(
-                "applying; the previous network comes back if the gateway stays unreachable\n",
-            );
             let toml = String::from_utf8(document).context("document")?;
-            order(&Request::NetApply { toml }, NET_APPLY_DEADLINE, session)
+            apply_network(toml, session)
         }
         Command::Lease(LeaseCommand::List(output)) => {
             let lockspaces = session.lockspaces()?;
@@ -124,14 +123,54 @@ fn log(lines: u32, json: bool, session: &mut Session<'_>) -> Result<Ending> {
 }
 
 /// Sends an order and prints what the supervisor makes of it.
-fn order(request: &Request, deadline: Duration, session: &mut Session<'_>) -> Result<Ending> {
-    match session.ask(request, deadline)? {
+fn order(request: &Request, session: &mut Session<'_>) -> Result<Ending> {
+    match session.ask(request, ANSWER_DEADLINE)? {
         Ok(Reply::Done { message }) => {
             session.print(&(clean(&message) + "\n"))?;
             Ok(Ending::Done)
         }
         Ok(other) => Err(unexpected(&other)),
         Err(message) => Ok(session.refuse(&message)),
+    }
+}
+
+/// Orders a network change and watches it to its end: ready, or the previous
+/// set back.
+fn apply_network(toml: String, session: &mut Session<'_>) -> Result<Ending> {
+    match session.ask(&Request::NetApply { toml }, ANSWER_DEADLINE)? {
+        Ok(Reply::Done { .. }) => {}
+        Ok(other) => return Err(unexpected(&other)),
+        Err(message) => return Ok(session.refuse(&message)),
+    }
+    session.say("applying; the previous network comes back if this one does not become ready\n");
+    if session.input.is_terminal() {
+        session.say("Enter ends the watching, not the change\n");
+    }
+    let end = Instant::now() + NET_WATCH;
+    let mut told = String::new();
+    loop {
+        // First of all a pause, so that the change has begun and what is seen
+        // is not the network before it.
+        let left = session.input.pause(NET_POLL)?;
+        let network = session.snapshot()?.network;
+        let over = ["ready", "restored"].contains(&network.state.as_str());
+        if over || left || Instant::now() >= end {
+            session.print(&render::network(&network))?;
+            return Ok(if network.state == "ready" {
+                Ending::Done
+            } else {
+                Ending::No
+            });
+        }
+        let reason = network
+            .reason
+            .as_deref()
+            .map_or_else(String::new, |reason| format!(": {reason}"));
+        let news = clean(&format!("{}{reason}", network.state));
+        if news != told {
+            session.say(&format!("{news}\n"));
+            told = news;
+        }
     }
 }
 
@@ -144,7 +183,7 @@ fn power(
     if !allowed(consent, deed, session)? {
         return Ok(Ending::No);
     }
-    order(request, ANSWER_DEADLINE, session)
+    order(request, session)
 }
 
 /// Whether the person agrees: by `--yes`, or by typing the node's name.

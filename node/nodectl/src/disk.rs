@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use linux::disk::{Access, AlignedBuffer, BlockDevice, IoError, OpenError};
 
 /// What every direct read is a multiple of, in bytes.
@@ -36,7 +36,8 @@ impl Disk {
                 let size = file.metadata().context("size")?.len();
                 Ok(Self::Cached { file, size })
             }
-            Err(error) => Err(error.into()),
+            // Its text holds its source already.
+            Err(error) => Err(anyhow!("{error}")),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use control::disk::AreaReport;
 use control::status::{HostReport, HostState};
 use disk_format::{LockspaceName, RecordError};
@@ -57,7 +57,8 @@ pub(crate) fn init(init: &LockspaceInit, session: &mut Session<'_>) -> Result<En
         Err(error @ AreaError::Refused { .. }) => {
             Ok(session.refuse(&format!("{error}; nothing was written")))
         }
-        Err(error) => Err(error.into()),
+        // Its text holds its source already.
+        Err(error) => Err(anyhow!("{error}")),
     }
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn show(
     let found = match area::inspect(path, offset) {
         Ok(found) => found,
         Err(error @ AreaError::NoLockspace { .. }) => return Ok(session.refuse(&error.to_string())),
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(anyhow!("{error}")),
     };
     let report = report(&found);
     if json {

@@ -43,6 +43,8 @@ pub(crate) trait Input {
     fn is_terminal(&self) -> bool;
     /// The next line.
     fn line(&mut self) -> io::Result<Entered>;
+    /// Waits; true as soon as a person types a line, which is then gone.
+    fn pause(&mut self, patience: Duration) -> io::Result<bool>;
     /// Everything up to the end of the document, at most `longest` bytes.
     fn document(&mut self, longest: usize) -> io::Result<Vec<u8>>;
 }
@@ -126,7 +128,9 @@ impl Session<'_> {
 
     /// Tells the person that the answer is no, and why.
     pub(crate) fn refuse(&mut self, message: &str) -> Ending {
-        self.say(&format!("nodectl: {}\n", clean(message)));
+        for line in message.lines() {
+            self.say(&format!("nodectl: {}\n", clean(line)));
+        }
         Ending::No
     }
 

@@ -128,6 +128,18 @@ impl Input for Terminal {
         }
     }
 
+    fn pause(&mut self, patience: Duration) -> io::Result<bool> {
+        if !self.terminal {
+            std::thread::sleep(patience);
+            return Ok(false);
+        }
+        let typed = self.typed_within(patience)?;
+        if typed {
+            self.line()?;
+        }
+        Ok(typed)
+    }
+
     fn document(&mut self, longest: usize) -> io::Result<Vec<u8>> {
         if !self.terminal {
             // As it is: a byte that is no text is for the reader to report.

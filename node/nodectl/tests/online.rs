@@ -260,20 +260,61 @@ fn a_bad_document_is_not_sent_to_the_node() {
     );
     assert!(requests.lock().expect("lock").is_empty());
 
-    let good = "version = 1\n[network.nic]\nname = \"eno1\"\n[network.ipv4]\nmethod = \"dhcp\"\n";
-    let ran = node.run_with(["net", "apply", "-", "--yes"], good);
-    assert_eq!(
-        (ran.status, ran.out.as_str()),
-        (0, "applied, the gateway answers\n"),
+    let ran = node.run_with(["net", "apply", "-", "--yes"], GOOD);
+    assert_eq!(ran.status, 0, "{}", ran.err);
+    assert!(
+        ran.out
+            .starts_with("network     ready, ovirtmgmt 192.0.2.10/24"),
         "{}",
-        ran.err
+        ran.out
     );
-    let sent = requests.lock().expect("lock").concat();
+    let sent = requests.lock().expect("lock")[0].clone();
     assert_eq!(
         serde_json::from_str::<Request>(&sent).expect("JSON"),
         Request::NetApply {
-            toml: good.to_owned()
+            toml: GOOD.to_owned()
         }
+    );
+}
+
+const GOOD: &str =
+    "version = 1\n[network.nic]\nname = \"eno1\"\n[network.ipv4]\nmethod = \"dhcp\"\n";
+
+#[test]
+fn a_network_that_had_to_be_put_back_is_a_no_with_the_reason() {
+    let node = Node::new();
+    let looks = std::sync::atomic::AtomicU32::new(0);
+    node.supervisor(move |request| {
+        if request.contains("net-apply") {
+            return answer(request);
+        }
+        let (state, reason) = match looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            0 | 1 => ("gateway-unreachable", "gateway 192.0.2.1 does not answer"),
+            _ => ("restored", "the previous set is back"),
+        };
+        let network = NetworkReport {
+            state: state.to_owned(),
+            reason: Some(reason.to_owned()),
+            ..NetworkReport::default()
+        };
+        let reply = Reply::Status(Box::new(Snapshot {
+            network,
+            ..snapshot()
+        }));
+        Some(serde_json::to_string(&reply).expect("JSON"))
+    });
+    let ran = node.run_with(["net", "apply", "-", "--yes"], GOOD);
+    assert_eq!(
+        (ran.status, ran.out.as_str()),
+        (1, "network     restored, the previous set is back\n")
+    );
+    assert_eq!(
+        ran.err
+            .matches("gateway-unreachable: gateway 192.0.2.1 does not answer\n")
+            .count(),
+        1,
+        "{}",
+        ran.err
     );
 }
 

@@ -55,15 +55,17 @@ pub(crate) fn disk(report: &DiskReport) -> String {
         table.draw(&mut out, "");
     }
     if report.areas.is_empty() {
-        let searched = if report.searched < report.size {
-            format!(
-                "none in the first {} and at the start of partitions",
-                size(report.searched)
-            )
-        } else {
-            "none".to_owned()
-        };
-        field(&mut out, "lockspaces", &searched);
+        field(&mut out, "lockspaces", "none");
+    }
+    if report.searched < report.size {
+        let searched = size(report.searched);
+        field(
+            &mut out,
+            "searched",
+            &format!(
+                "the first {searched} and the start of each partition for lockspaces and resources"
+            ),
+        );
     }
     for found in &report.areas {
         out.push('\n');

@@ -1,3 +1,4 @@
+use control::disk::{AreaReport, ContentReport, DiskReport, PartitionReport};
 use control::status::*;
 use expect_test::{Expect, expect};
 
@@ -393,5 +394,82 @@ fn a_failing_lease_counts_its_failures() {
                2           7  fail     1 m 35 s ago  node2
             1999           1  unknown  not known     e2f5c0de-58fe-4f69-8a3a-1c2d3e4f5a6b
         "#]],
+    );
+}
+
+#[test]
+fn a_disk_shows_its_damage_before_anything_else() {
+    let report = DiskReport {
+        path: "/dev/sdb".to_owned(),
+        size: 64 << 30,
+        sector_size: Some(512),
+        table: Some("gpt".to_owned()),
+        partitions: vec![PartitionReport {
+            number: 1,
+            offset: 1 << 20,
+            size: 512 << 20,
+            uuid: "0fc63daf-8483-4772-8e79-3d69d8477de4".to_owned(),
+            name: "holdfast-state".to_owned(),
+        }],
+        contents: vec![ContentReport {
+            offset: 1 << 20,
+            partition: Some(1),
+            kind: "ext4".to_owned(),
+            label: Some("holdfast-state".to_owned()),
+            uuid: None,
+        }],
+        areas: vec![AreaReport {
+            name: "cluster1".to_owned(),
+            path: "/dev/sdb".to_owned(),
+            offset: 600 << 20,
+            sector_size: 512,
+            align_size: 1 << 20,
+            max_hosts: 2000,
+            hosts: vec![
+                host(1, "node1", 3, HostState::Free, None),
+                host(2, "node2", 7, HostState::Unknown, None),
+            ],
+            damage: words(&["record of host 3: checksum 0x00000001: the bytes give 0xb0f174c0"]),
+        }],
+        searched: 1 << 30,
+        faults: words(&["partition table: header checksum does not match; shown is its backup"]),
+    };
+    check(
+        &disk(&report),
+        &expect![[r#"
+            disk        /dev/sdb, 64 GiB, sectors of 512 bytes
+            !! partition table: header checksum does not match; shown is its backup
+            table       gpt
+
+            part  offset     size  name            partuuid
+               1   1 MiB  512 MiB  holdfast-state  0fc63daf-8483-4772-8e79-3d69d8477de4
+
+            offset  part  content  label           uuid
+             1 MiB     1  ext4     holdfast-state  -
+            searched    the first 1 GiB and the start of each partition for lockspaces and
+                        resources
+
+            lockspace   cluster1, up to 2000 hosts
+            disk        /dev/sdb at offset 629145600, sectors of 512 bytes, area of 1 MiB
+            !! record of host 3: checksum 0x00000001: the bytes give 0xb0f174c0
+
+            host  generation  state    timestamp  io timeout  name
+               1           3  free          1234        10 s  node1
+               2           7  unknown       1234        10 s  node2
+        "#]],
+    );
+    let bare = DiskReport {
+        path: "image".to_owned(),
+        size: 5,
+        searched: 5,
+        ..DiskReport::default()
+    };
+    check(
+        &disk(&bare),
+        &expect![[r#"
+        disk        image, 5 B, a file
+        table       none
+        lockspaces  none
+    "#]],
     );
 }
