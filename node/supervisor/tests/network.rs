@@ -446,7 +446,7 @@ fn applying_the_set_in_force_changes_nothing_and_drift_is_repaired() {
         }
     }
     assert!(about_drift >= 2, "set and removed");
-    assert_eq!(node.manager.report().state, "ready");
+    node.wait_ready();
 }
 
 #[test]

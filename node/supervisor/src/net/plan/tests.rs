@@ -2,9 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use control::config::{BondMode, Ipv4, Ipv6, Network, NicSelector, Uplink};
+use control::config::BondMode;
 use expect_test::{Expect, expect};
 
+use super::planner::vlan_name;
 use super::*;
 use crate::net::dhcp::LeaseRoute;
 use crate::net::observed::{Address, Ipv6Settings, Origin, Route};
