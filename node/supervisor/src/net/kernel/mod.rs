@@ -120,19 +120,28 @@ impl Kernel {
         Ok(observed)
     }
 
-    /// Takes `actions` in order, up to the first that fails.
+    /// Takes `actions` in order, up to the first that fails or meets a link it
+    /// did not expect: observe and plan again after every call.
     ///
     /// # Errors
     /// [`KernelError::Step`] names the step that failed.
     pub async fn execute(&self, actions: &[Action]) -> Result<(), KernelError> {
         let mut known = BTreeMap::new();
         for action in actions {
-            self.step(action, &mut known)
-                .await
-                .map_err(|source| KernelError::Step {
-                    action: action.to_string(),
-                    source,
-                })?;
+            match self.step(action, &mut known).await {
+                Ok(()) => {}
+                // Loading a driver may bring a link of the same name along (bonding
+                // does). The steps that follow were planned without it: plan anew.
+                Err(error) if creates(action) && error.raw_os_error() == Some(ERRNO_EXIST) => {
+                    return Ok(());
+                }
+                Err(source) => {
+                    return Err(KernelError::Step {
+                        action: action.to_string(),
+                        source,
+                    });
+                }
+            }
         }
         Ok(())
     }
@@ -412,6 +421,14 @@ const ERRNO_ADDRNOTAVAIL: i32 = 99;
 
 /// A request to change a link that is there, acknowledged.
 const FLAGS_CHANGE: u16 = rtnetlink::packet_core::NLM_F_REQUEST | rtnetlink::packet_core::NLM_F_ACK;
+
+/// Whether a step makes a new link.
+fn creates(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::CreateBond { .. } | Action::CreateVlan { .. } | Action::CreateBridge { .. }
+    )
+}
 
 /// The kernel's error number, or what the library says.
 fn io_error(error: rtnetlink::Error) -> io::Error {
