@@ -40,6 +40,7 @@ pub(crate) struct Sockets {
     name = "holdfast",
     no_binary_name = true,
     disable_version_flag = true,
+    override_usage = "COMMAND [ARGUMENTS]",
     about = "Commands of this console",
     after_help = "`COMMAND --help` explains one, with an example. An empty line does nothing but prompt again."
 )]

@@ -10,7 +10,9 @@ use control::status::Snapshot;
 
 use crate::args::{Command, ConsoleLine};
 use crate::client::AskError;
-use crate::session::{Ending, Entered, Session, read_at_most};
+use crate::session::{
+    Ending, Entered, Input as _, OutputClosed, Session, read_at_most, unexpected,
+};
 use crate::terminal::Terminal;
 use crate::text::{clean, duration};
 use crate::{command, render};
@@ -39,19 +41,23 @@ pub(crate) fn run(session: &mut Session<'_>) -> Result<Ending> {
         last_answer: Instant::now(),
     };
     console.greet(&terminal, session)?;
+    // What was typed meanwhile is answered now; Enter has had its answer.
+    let mut early = typed_early(&mut terminal)?;
     let mut ends = 0;
     loop {
         session.print(PROMPT)?;
-        let line = match crate::session::Input::line(&mut terminal)
-            .context("terminal; it is opened anew by the supervisor")?
-        {
+        let entered = match early.take() {
+            Some(entered) => entered,
+            None => terminal
+                .line()
+                .context("terminal; it is opened anew by the supervisor")?,
+        };
+        let line = match entered {
             Entered::Line(line) => line,
+            Entered::End if !terminal.is_terminal() => return Ok(Ending::Done),
             Entered::Cancelled => {
                 session.print("\n")?;
                 continue;
-            }
-            Entered::End if !crate::session::Input::is_terminal(&terminal) => {
-                return Ok(Ending::Done);
             }
             Entered::End => {
                 ends += 1;
@@ -74,6 +80,20 @@ pub(crate) fn run(session: &mut Session<'_>) -> Result<Ending> {
             return Ok(Ending::Done);
         }
     }
+}
+
+/// The first line that says something of those typed before the first prompt.
+/// Each further prompt answers exactly one line, so that a program at the other
+/// end knows which answer is whose.
+fn typed_early(terminal: &mut Terminal) -> Result<Option<Entered>> {
+    while terminal.is_terminal() && terminal.typed_within(Duration::ZERO).context("terminal")? {
+        match terminal.line().context("terminal")? {
+            Entered::Line(line) if !line.trim().is_empty() => return Ok(Some(Entered::Line(line))),
+            Entered::Line(_) | Entered::Cancelled => {}
+            Entered::End => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the console goes on.
@@ -106,10 +126,7 @@ impl Console {
                 .as_ref()
                 .is_ok_and(|snapshot| snapshot.phase == "booting")
                 || answer.is_err();
-            if !booting
-                || !crate::session::Input::is_terminal(terminal)
-                || begin.elapsed() >= patience
-            {
+            if !booting || !terminal.is_terminal() || begin.elapsed() >= patience {
                 break answer;
             }
             if !told {
@@ -158,7 +175,7 @@ impl Console {
         self.last_answer = Instant::now();
         match answer {
             Ok(Reply::Status(snapshot)) => Ok(*snapshot),
-            Ok(other) => Err(crate::session::unexpected(&other)),
+            Ok(other) => Err(unexpected(&other)),
             Err(message) => bail!("supervisor: {}", clean(&message)),
         }
     }
@@ -203,7 +220,7 @@ impl Console {
         };
         match command::run(command, session) {
             Ok(Ending::Done | Ending::No) => {}
-            Err(error) if error.is::<crate::session::OutputClosed>() => return Err(error),
+            Err(error) if error.is::<OutputClosed>() => return Err(error),
             Err(error) => self.say_failure(&error, session),
         }
         Ok(Stay::Stay)
@@ -220,7 +237,7 @@ impl Console {
             ) => *who == session.supervisor.who,
             Some(AskError::Forbidden { .. }) | None => false,
         };
-        if silent {
+        if silent && self.last_answer.elapsed() >= Duration::from_secs(1) {
             let ms = u64::try_from(self.last_answer.elapsed().as_millis()).unwrap_or(u64::MAX);
             session.say(&format!("supervisor silent for {}\n", duration(ms)));
         }

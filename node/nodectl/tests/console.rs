@@ -301,6 +301,23 @@ fn a_booting_node_is_greeted_when_it_is_ready() {
 }
 
 #[test]
+fn what_is_typed_before_the_prompt_gets_one_prompt_at_most() {
+    let node = Node::new();
+    node.supervisor(|_| None);
+    let mut console = Console::start(&node);
+    console.wait("press Enter");
+    console.send(b"\n\n\nconfig check /none\n");
+    console.wait(PROMPT);
+    let answer = console.wait(PROMPT);
+    assert!(answer.contains("/none: cannot be read"), "{answer}");
+    console.send(b"help\n");
+    assert!(
+        console.wait(PROMPT).contains("Commands:"),
+        "no prompt was left over"
+    );
+}
+
+#[test]
 fn commands_from_a_pipe_end_with_it() {
     let node = Node::new();
     node.supervisor(answer);

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 mod check;
 mod document;
 mod names;
+mod network;
 #[cfg(test)]
 mod tests;
 

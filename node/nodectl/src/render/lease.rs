@@ -108,7 +108,7 @@ pub(super) fn summary(report: &LockspaceReport) -> String {
 }
 
 /// The word for our lease's state, the one `--json` uses.
-fn lockspace_state(state: LockspaceState) -> &'static str {
+pub(super) fn lockspace_state(state: LockspaceState) -> &'static str {
     match state {
         LockspaceState::Waiting => "waiting",
         LockspaceState::Acquiring => "acquiring",

@@ -473,3 +473,45 @@ fn a_disk_shows_its_damage_before_anything_else() {
     "#]],
     );
 }
+
+#[test]
+fn text_and_json_use_the_same_words() {
+    use super::boot::phase_state;
+    use super::lease::{host_state, lockspace_state};
+
+    fn json<T: serde::Serialize>(value: T) -> String {
+        serde_json::to_string(&value)
+            .expect("JSON")
+            .replace('"', "")
+    }
+    for state in [
+        HostState::Unknown,
+        HostState::Free,
+        HostState::Live,
+        HostState::Fail,
+        HostState::Dead,
+    ] {
+        assert_eq!(host_state(state), json(state));
+    }
+    for state in [
+        PhaseState::Waiting,
+        PhaseState::Running,
+        PhaseState::Done,
+        PhaseState::Failed,
+        PhaseState::Skipped,
+    ] {
+        assert_eq!(phase_state(state), json(state));
+    }
+    use LockspaceState as L;
+    for state in [
+        L::Waiting,
+        L::Acquiring,
+        L::Busy,
+        L::Held,
+        L::Failing,
+        L::Lost,
+        L::Released,
+    ] {
+        assert_eq!(lockspace_state(state), json(state));
+    }
+}
