@@ -30,7 +30,8 @@ fn requests_are_spelled_like_this() {
         {"request":"log","lines":5}
         {"request":"net-apply","toml":"version = 1\n"}
         {"request":"shutdown"}
-        {"request":"reboot"}"#]].assert_eq(&lines.join("\n"));
+        {"request":"reboot"}"#]]
+    .assert_eq(&lines.join("\n"));
     for (line, request) in lines.iter().zip(&requests) {
         assert_eq!(
             &serde_json::from_str::<Request>(line).expect("a request"),
@@ -38,7 +39,10 @@ fn requests_are_spelled_like_this() {
         );
     }
     assert_eq!(json(&LeasedRequest::Status), r#"{"request":"status"}"#);
-    assert!(serde_json::from_str::<Request>(r#"{"request":"status","colour":"red"}"#).is_err());
+    assert!(
+        serde_json::from_str::<Request>(r#"{"request":"log","lines":5,"colour":"red"}"#).is_err()
+    );
+    assert!(serde_json::from_str::<Request>(r#"{"request":"dance"}"#).is_err());
 }
 
 #[test]
