@@ -1,3 +1,38 @@
-//! The lease daemon.
+//! The lease daemon; see the library of the same name.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use leased::{Command, USAGE};
+
+/// Exit status of a wrong command line or a failed start.
+const FAILED: u8 = 2;
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+    let options = match Command::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Run(options)) => options,
+        Ok(Command::Help) => {
+            return match std::io::stdout().write_all(USAGE.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            };
+        }
+        Err(error) => {
+            tracing::error!("{error}; see leased --help");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match leased::run(*options) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
