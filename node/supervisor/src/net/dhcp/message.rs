@@ -41,16 +41,14 @@ pub(super) struct Question<'a> {
 
 impl Question<'_> {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let none = Ipv4Addr::UNSPECIFIED;
-        let mut message = Message::new_with_id(
-            self.transaction,
-            self.own.unwrap_or(none),
-            none,
-            none,
-            none,
-            &self.mac,
-        );
-        message.set_secs(self.seconds);
+        let Some(mut message) = blank() else {
+            return Vec::new();
+        };
+        message
+            .set_xid(self.transaction)
+            .set_secs(self.seconds)
+            .set_chaddr(&self.mac);
+        message.set_ciaddr(self.own.unwrap_or(Ipv4Addr::UNSPECIFIED));
         let kind = if self.request {
             MessageType::Request
         } else {
@@ -86,6 +84,19 @@ impl Question<'_> {
         }
         bytes
     }
+}
+
+/// An empty message of a client, decoded: dhcproto's constructors draw a random
+/// transaction id, and early in the boot that blocks until the kernel has
+/// gathered entropy.
+fn blank() -> Option<Message> {
+    const FIXED_BYTES: usize = 236;
+    let mut bytes = [0_u8; FIXED_BYTES + 5];
+    // A request, over Ethernet, with addresses of six bytes.
+    bytes[..3].copy_from_slice(&[1, 1, 6]);
+    // The magic cookie and the end of the options (RFC 2131 §3, RFC 2132 §3.2).
+    bytes[FIXED_BYTES..].copy_from_slice(&[99, 130, 83, 99, 255]);
+    Message::decode(&mut Decoder::new(&bytes)).ok()
 }
 
 /// What an answer is.
