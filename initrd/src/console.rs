@@ -15,12 +15,20 @@ use rustix::fs::OFlags;
 /// without it: flow control can hold a serial line for ever.
 const WRITE_MAX: Duration = Duration::from_secs(20);
 
-/// Opens every console the kernel uses, or `/dev/console` if it names none. They
-/// stay open, so that a failure can be told even when `/dev` has moved.
-pub(crate) fn open_all() -> Vec<File> {
+/// Opens every console the kernel uses (or `/dev/console` if it names none) and
+/// those in `extra`. They stay open, so that a failure can be told even when
+/// `/dev` has moved.
+pub(crate) fn open_all(extra: &[String]) -> Vec<File> {
     let active = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    let active: Vec<&str> = active.split_whitespace().collect();
+    let extra = extra
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !active.contains(name));
     let mut consoles: Vec<File> = active
-        .split_whitespace()
+        .iter()
+        .copied()
+        .chain(extra)
         .filter_map(|name| open(&Path::new("/dev").join(name)))
         .collect();
     if consoles.is_empty() {

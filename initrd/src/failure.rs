@@ -123,7 +123,7 @@ pub(crate) fn give_up(failure: &Failure) -> ! {
     log.open();
     log.fail(failure.problem.lines().next().unwrap_or_default());
     let consoles = if consoles.is_empty() {
-        console::open_all()
+        console::open_all(&[])
     } else {
         consoles
     };

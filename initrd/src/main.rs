@@ -68,6 +68,7 @@ fn start() -> Result<std::convert::Infallible, Box<Failure>> {
     let line = CommandLine::read().map_err(|error| broken("read /proc/cmdline", &error))?;
     let settings = Settings::parse(line.words());
     failure::set_reboot_delay(settings.reboot_delay);
+    failure::report_on(console::open_all(&settings.consoles));
     for warning in &settings.warnings {
         log.warn(warning);
     }
@@ -96,7 +97,7 @@ fn mount_interfaces(log: &mut Log) -> Result<(), Box<Failure>> {
         mount::mount_api(api).map_err(|error| broken("prepare", &error))?;
     }
     console::take_as_standard();
-    failure::report_on(console::open_all());
+    failure::report_on(console::open_all(&[]));
     log.open();
     log.step("mounts", "/proc /sys /dev /run");
     Ok(())

@@ -3,16 +3,17 @@
 use std::fmt;
 use std::time::Duration;
 
-/// Keys under `holdfast.` that somebody reads: the initrd the first three, the
-/// supervisor the others.
+/// Keys under `holdfast.` that somebody reads: the initrd the first four, the
+/// supervisor the last three.
 const KEYS: [&str; 6] = [
     ROOT,
     ROOT_WAIT,
     REBOOT_DELAY,
+    CONSOLE,
     "holdfast.config",
-    "holdfast.console",
     "holdfast.debug_shell",
 ];
+const CONSOLE: &str = "holdfast.console";
 const ROOT: &str = "holdfast.root";
 const ROOT_WAIT: &str = "holdfast.root_wait";
 const REBOOT_DELAY: &str = "holdfast.reboot_delay";
@@ -89,6 +90,8 @@ pub(crate) struct Settings {
     pub(crate) root_wait: Duration,
     /// How long a failure stays on the consoles before the machine reboots.
     pub(crate) reboot_delay: Duration,
+    /// Terminals that are consoles besides the kernel's own.
+    pub(crate) consoles: Vec<String>,
     /// What was not understood and is ignored, one sentence each.
     pub(crate) warnings: Vec<String>,
 }
@@ -101,6 +104,7 @@ impl Settings {
             root: Err(format!("{ROOT} is not on the kernel command line")),
             root_wait: ROOT_WAIT_DEFAULT,
             reboot_delay: REBOOT_DELAY_DEFAULT,
+            consoles: Vec::new(),
             warnings: Vec::new(),
         };
         for word in words {
@@ -109,6 +113,14 @@ impl Settings {
                 ROOT => settings.root = RootSpec::parse(value),
                 ROOT_WAIT => settings.set_seconds(key, value, |it| &mut it.root_wait),
                 REBOOT_DELAY => settings.set_seconds(key, value, |it| &mut it.reboot_delay),
+                CONSOLE => {
+                    // A name, never a path out of /dev.
+                    settings.consoles = value
+                        .split(',')
+                        .filter(|name| !name.is_empty() && !name.contains('/'))
+                        .map(str::to_owned)
+                        .collect();
+                }
                 _ if key.starts_with("holdfast.") && !KEYS.contains(&key) => {
                     settings
                         .warnings
@@ -205,6 +217,13 @@ mod tests {
                 "holdfast.reboot_delay: \"3601\" is not a whole number of seconds up to 3600, using 10",
             ]
         );
+    }
+
+    #[test]
+    fn extra_consoles_are_names_of_terminals() {
+        let settings = parse("console=ttyS0 holdfast.console=ttyS1,tty1,,../sda");
+        assert_eq!(settings.consoles, ["ttyS1", "tty1"]);
+        assert!(settings.warnings.is_empty());
     }
 
     #[test]
