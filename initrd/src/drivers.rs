@@ -11,7 +11,8 @@ use std::path::Path;
 use linux::error::{Error, chain};
 use linux::module::Loader;
 
-/// Names of modules that no device asks for, one a line, loaded last.
+/// Names of modules that no device asks for, in the order to load them, one a
+/// line: what the root's file system needs.
 pub(crate) const EXTRA_MODULES: &str = "/etc/holdfast/modules";
 
 /// Most modules waiting to be loaded; more are left out. An initrd carries about
@@ -31,8 +32,8 @@ pub(crate) struct Drivers {
 
 impl Drivers {
     /// Takes the modules there are; without any (all drivers are built in, or the
-    /// initrd is another kernel's) only a failure is noted. `extra` modules are
-    /// loaded after those that devices ask for.
+    /// initrd is another kernel's) only a failure is noted. `extra` modules come
+    /// after those that devices ask for, or with [`Drivers::load_extra`].
     pub(crate) fn new(loader: Result<Loader, Error>, extra: &str) -> Self {
         let mut drivers = Self {
             loader: None,
@@ -89,6 +90,14 @@ impl Drivers {
     pub(crate) fn load_next(&mut self) {
         if let Some((_, name)) = self.waiting.pop_first() {
             self.need(&name);
+        }
+    }
+
+    /// Loads the extra modules that were not loaded yet, and nothing else.
+    pub(crate) fn load_extra(&mut self) {
+        let extra = self.waiting.split_off(&(URGENCY_LAST, 0));
+        for name in extra.values() {
+            self.need(name);
         }
     }
 
@@ -257,6 +266,9 @@ mod tests {
         drivers.ask_for(NVME);
         let waiting: Vec<_> = drivers.waiting.values().map(String::as_str).collect();
         assert_eq!(waiting, ["nvme", "ahci", "virtio_blk", "sd-mod"]);
+        drivers.load_extra();
+        let waiting: Vec<_> = drivers.waiting.values().map(String::as_str).collect();
+        assert_eq!(waiting, ["nvme", "ahci"]);
     }
 
     #[test]

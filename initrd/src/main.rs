@@ -211,6 +211,7 @@ fn mount_root(
 ) -> Result<(), Box<Failure>> {
     failure::begin("mount", Duration::ZERO);
     if !kernel_knows(root.fs_type) {
+        drivers.load_extra();
         drivers.need(&format!("fs-{}", root.fs_type));
     }
     let new_root = Path::new(NEW_ROOT);

@@ -65,7 +65,7 @@ impl Failure {
 
 fn line(text: &mut String, key: &str, value: &str) {
     // Writing to a string cannot fail.
-    writeln!(text, "  {key:<11} {value}").ok();
+    writeln!(text, "  {key:<11} {}", value.replace('\n', " ")).ok();
 }
 
 const COLUMNS: [&str; 6] = [
@@ -182,7 +182,7 @@ mod tests {
         broken.table = None;
         broken.fault = Some("Input/output error (os error 5)".to_owned());
         let failure = Failure {
-            problem: "no block device is the root".to_owned(),
+            problem: "no block device\nis the root".to_owned(),
             looked_for: Some("PARTUUID=11111111-8483-4772-8e79-3d69d8477de4".to_owned()),
             waited: Some(Duration::from_secs(30)),
             devices: Some(vec![broken, disk("vda"), partition]),
