@@ -138,7 +138,7 @@ fn disk_root(
                 device
                     .fault
                     .clone()
-                    .unwrap_or_else(|| "nothing known".to_owned())
+                    .unwrap_or_else(|| "nothing recognised".to_owned())
             },
             |content| content.kind.name().to_owned(),
         );

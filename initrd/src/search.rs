@@ -261,15 +261,14 @@ impl<'machine> Search<'machine> {
                 continue;
             }
             devices.push(BlockDevice {
-                name: name.clone(),
-                node: self.places.dev.join(name),
-                size_bytes: 0,
-                partition: None,
-                table: None,
-                content: None,
-                fault: Some(format!("no answer for {} s", since.elapsed().as_secs())),
+                fault: Some(format!(
+                    "no answer yet, after {} s",
+                    since.elapsed().as_secs()
+                )),
+                ..probe::describe(&self.places, name)
             });
         }
+        devices.sort_by(|left, right| left.name.cmp(&right.name));
         devices
     }
 

@@ -125,11 +125,10 @@ pub fn names(places: &Places) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Reads what is on the device called `name`. Never fails: what went wrong is in
-/// [`BlockDevice::fault`]. Blocks as long as the device takes to answer.
+/// What the kernel says about the device called `name`, without reading it.
 #[must_use]
-pub fn examine(places: &Places, name: &str) -> BlockDevice {
-    let mut device = BlockDevice {
+pub fn describe(places: &Places, name: &str) -> BlockDevice {
+    BlockDevice {
         name: name.to_owned(),
         node: node(places, name),
         size_bytes: size_bytes(places, name),
@@ -137,7 +136,14 @@ pub fn examine(places: &Places, name: &str) -> BlockDevice {
         table: None,
         content: None,
         fault: None,
-    };
+    }
+}
+
+/// Reads what is on the device called `name`. Never fails: what went wrong is in
+/// [`BlockDevice::fault`]. Blocks as long as the device takes to answer.
+#[must_use]
+pub fn examine(places: &Places, name: &str) -> BlockDevice {
+    let mut device = describe(places, name);
     if let Err(error) = read_content(places, &mut device) {
         device.fault = Some(error.to_string());
     }

@@ -214,11 +214,16 @@ fn labels_cannot_carry_escape_sequences() {
 
 /// A disk with two partitions, written by an independent GPT implementation.
 fn gpt_disk() -> Vec<u8> {
+    gpt_disk_with(gpt::disk::LogicalBlockSize::Lb512)
+}
+
+fn gpt_disk_with(block_size: gpt::disk::LogicalBlockSize) -> Vec<u8> {
     let mut file = tempfile::NamedTempFile::new().expect("temporary file");
     file.write_all(&vec![0; usize::try_from(DISK_LEN).expect("small")])
         .expect("length");
     let mut disk = gpt::GptConfig::new()
         .writable(true)
+        .logical_block_size(block_size)
         .create(file.path())
         .expect("GPT");
     let kind = gpt::partition_types::LINUX_FS;
@@ -276,6 +281,20 @@ fn partitions_get_their_names_from_the_disks_table() {
         .as_ref()
         .map(|found| found.disk.as_str());
     assert_eq!(disk_of, Some("vda"));
+}
+
+#[test]
+fn table_of_a_disk_with_4096_byte_sectors_is_found_where_it_is() {
+    let machine = machine_with(&gpt_disk_with(gpt::disk::LogicalBlockSize::Lb4096));
+    assert_eq!(examine(&machine.places, "vda").table, None, "read with 512");
+    let queue = machine.dir.path().join("devices/vda/queue");
+    fs::create_dir(&queue).expect("directory");
+    fs::write(queue.join("logical_block_size"), "4096\n").expect("write");
+    assert_eq!(examine(&machine.places, "vda").table, Some("gpt"));
+    assert_eq!(
+        examine(&machine.places, "vda1").partition_name(),
+        Some("holdfast-root")
+    );
 }
 
 #[test]
