@@ -21,6 +21,7 @@ const LIBRARY_FOLDERS: [&str; 2] = ["usr/lib/x86_64-linux-gnu", "usr/lib"];
 pub(crate) fn choose(root: &Path, patterns: &[&str]) -> Result<BTreeSet<String>, Error> {
     let all = tree::walk(root)?;
     let mut wanted: VecDeque<(String, String)> = VecDeque::new();
+    let mut unmatched = Vec::new();
     for pattern in patterns {
         let pattern = pattern.trim_start_matches('/');
         let before = wanted.len();
@@ -30,10 +31,13 @@ pub(crate) fn choose(root: &Path, patterns: &[&str]) -> Result<BTreeSet<String>,
             }
         }
         if wanted.len() == before {
-            return Err(Error::Input(format!(
+            unmatched.push(format!(
                 "pattern /{pattern}: matches no file of the Debian tree"
-            )));
+            ));
         }
+    }
+    if !unmatched.is_empty() {
+        return Err(Error::Input(unmatched.join("\n")));
     }
 
     let mut chosen = BTreeMap::new();

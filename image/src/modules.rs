@@ -79,6 +79,7 @@ impl Modules {
         patterns: impl IntoIterator<Item = &'a str>,
     ) -> Result<BTreeSet<String>, Error> {
         let mut wanted = BTreeSet::new();
+        let mut unmatched = Vec::new();
         for pattern in patterns {
             let (remove, bare) = pattern
                 .strip_prefix('-')
@@ -89,9 +90,9 @@ impl Modules {
                 .filter(|path| selects(bare, path))
                 .collect();
             if matching.is_empty() {
-                return Err(Error::Input(format!(
+                unmatched.push(format!(
                     "module pattern {bare}: matches no module of this kernel"
-                )));
+                ));
             }
             for path in matching {
                 if remove {
@@ -101,7 +102,11 @@ impl Modules {
                 }
             }
         }
-        Ok(self.closure(wanted))
+        if unmatched.is_empty() {
+            Ok(self.closure(wanted))
+        } else {
+            Err(Error::Input(unmatched.join("\n")))
+        }
     }
 
     fn closure(&self, wanted: BTreeSet<String>) -> BTreeSet<String> {

@@ -14,6 +14,9 @@ use crate::progress::Step;
 /// How often a long step says that it is alive.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
+/// How much of the last line of a log a sign of life shows.
+const NOTE_CHARS: usize = 72;
+
 /// How many lines of the log a failure shows.
 const TAIL_LINES: usize = 25;
 
@@ -48,7 +51,13 @@ pub(crate) fn logged(
         status
     });
     while end.recv_timeout(SIGN_OF_LIFE) == Err(mpsc::RecvTimeoutError::Timeout) {
-        step.note(tail(log, 1).trim());
+        step.note(
+            tail(log, 1)
+                .trim()
+                .chars()
+                .take(NOTE_CHARS)
+                .collect::<String>(),
+        );
     }
     let status = waiter
         .join()
