@@ -186,14 +186,11 @@ async fn listen_to_devices(socket: UeventSocket, events: smol::channel::Sender<E
         return;
     };
     loop {
-        match socket.read_with(UeventSocket::receive).await {
-            Ok(Some(event)) => {
-                if events.send(Event::Device(Box::new(event))).await.is_err() {
-                    return;
-                }
-            }
-            // Lost events cost nothing here: whoever waits for devices looks for them too.
-            Ok(None) | Err(_) => {}
+        // Lost events cost nothing here: whoever waits for devices looks for them too.
+        if let Ok(Some(event)) = socket.read_with(UeventSocket::receive).await
+            && events.send(Event::Device(Box::new(event))).await.is_err()
+        {
+            return;
         }
     }
 }
@@ -513,10 +510,10 @@ impl Init {
     }
 
     fn child_ready(&mut self, now: u64, name: &str) {
-        if name == "journald" {
-            if let Err(error) = self.context.logger.journald_ready() {
-                tracing::error!("journal thread: {error}; lines go to the kernel's log");
-            }
+        if name == "journald"
+            && let Err(error) = self.context.logger.journald_ready()
+        {
+            tracing::error!("journal thread: {error}; lines go to the kernel's log");
         }
         self.boot.ended(now, name, Outcome::Done);
     }

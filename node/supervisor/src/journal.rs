@@ -233,14 +233,14 @@ fn deliver(waiting: &Receiver<Line>, dropped: &AtomicU64) {
                 },
             );
         }
-        if !send(&mut socket, &line) {
-            if let Some(kmsg) = &kmsg {
-                kmsg.write(
-                    line.priority.0,
-                    &format!("{}: {}", line.identifier, line.text),
-                )
-                .ok();
-            }
+        if !send(&mut socket, &line)
+            && let Some(kmsg) = &kmsg
+        {
+            kmsg.write(
+                line.priority.0,
+                &format!("{}: {}", line.identifier, line.text),
+            )
+            .ok();
         }
     }
 }

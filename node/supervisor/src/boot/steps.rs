@@ -485,10 +485,10 @@ fn static_nodes(list: &Path) {
         else {
             continue;
         };
-        if let Err(error) = linux::system::make_node(&Path::new("/dev").join(node), device) {
-            if error.kind() != io::ErrorKind::AlreadyExists {
-                tracing::warn!("device node {node}: {error}");
-            }
+        if let Err(error) = linux::system::make_node(&Path::new("/dev").join(node), device)
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            tracing::warn!("device node {node}: {error}");
         }
     }
 }

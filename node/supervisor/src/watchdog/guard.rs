@@ -96,12 +96,12 @@ impl Guard {
     pub fn arm(&mut self, now: Millis, device: Box<dyn Device>) -> Result<(), String> {
         let path = device.path().display().to_string();
         tracing::info!("watchdog {path} ({}) armed", device.identity());
-        if let Some(earlier) = self.device.replace(device) {
-            if let Err(error) = earlier.disarm() {
-                tracing::error!(
-                    "watchdog used before {path} cannot be disarmed and will reset the machine: {error}"
-                );
-            }
+        if let Some(earlier) = self.device.replace(device)
+            && let Err(error) = earlier.disarm()
+        {
+            tracing::error!(
+                "watchdog used before {path} cannot be disarmed and will reset the machine: {error}"
+            );
         }
         self.set_fire_timeout(now, self.fire_timeout_s)
     }

@@ -5,3 +5,4 @@ pub mod guard;
 pub mod multiplexer;
 pub mod search;
 pub mod server;
+pub mod stand_alone;
