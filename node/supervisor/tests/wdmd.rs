@@ -1,6 +1,8 @@
 //! wdmd's socket over a fake device: hostile clients, the original `sanlock`
 //! daemon, and the original `wdmd -d`.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test panic as the test does")]
+
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

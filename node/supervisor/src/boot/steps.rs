@@ -225,7 +225,7 @@ fn api_filesystems() -> Result<(), String> {
     // A kernel panic, such as the death of PID 1, must end in a reboot; a hang is the watchdog's.
     sysctl("kernel/panic", "10");
     sysctl("kernel/panic_on_oops", "1");
-    sysctl("kernel/printk_devkmsg", "on");
+    sysctl("kernel/printk_devkmsg", "on\n");
     Ok(())
 }
 
