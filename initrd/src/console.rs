@@ -106,7 +106,8 @@ impl Log {
     /// Opens the kernel's log, with its rate limit for user space lifted: ten
     /// lines in five seconds are less than a start with warnings has.
     pub(crate) fn open(&mut self) {
-        fs::write("/proc/sys/kernel/printk_devkmsg", "on").ok();
+        // The kernel refuses the word without its line feed.
+        fs::write("/proc/sys/kernel/printk_devkmsg", "on\n").ok();
         self.kmsg = Kmsg::open().ok();
     }
 
