@@ -127,7 +127,7 @@ impl<W: Write> Archive<W> {
     }
 
     fn pad(&mut self) -> io::Result<()> {
-        while self.written % ALIGNMENT != 0 {
+        while !self.written.is_multiple_of(ALIGNMENT) {
             self.out.write_all(&[0])?;
             self.written += 1;
         }

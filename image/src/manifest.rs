@@ -31,11 +31,13 @@ pub(crate) struct Manifest {
     pub(crate) tools: BTreeMap<String, String>,
 }
 
+/// Package by path.
+type Owners = BTreeMap<String, String>;
+/// Version by package.
+type Versions = BTreeMap<String, String>;
+
 /// Which package each of `paths` is from, and those packages' versions, by dpkg's records in the Debian tree.
-pub(crate) fn owners(
-    base: &Base,
-    paths: &BTreeSet<String>,
-) -> Result<(BTreeMap<String, String>, BTreeMap<String, String>), Error> {
+pub(crate) fn owners(base: &Base, paths: &BTreeSet<String>) -> Result<(Owners, Versions), Error> {
     let dpkg = base.root.join("var/lib/dpkg");
     let info = dpkg.join("info");
     let mut files = BTreeMap::new();

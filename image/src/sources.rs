@@ -3,7 +3,6 @@
 //! The image is built from whatever mirror the machine uses; no mirror is named anywhere in this repository.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -173,13 +172,11 @@ pub(crate) fn rewritten(sources: &BTreeSet<Source>, release: &str, suffixes: &[&
         } else {
             suites.push(format!("{release}{}", source.suffix));
         }
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
+        text.push_str(&format!(
             "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\nSigned-By: {KEYRING}\n\n",
             source.uri,
             suites.join(" ")
-        );
+        ));
     }
     text
 }

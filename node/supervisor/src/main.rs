@@ -15,15 +15,25 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::FAILURE,
             Err(error) => {
                 if let Ok(kmsg) = linux::kmsg::Kmsg::open() {
-                    kmsg.write(0, &format!("supervisor: {error}; the machine resets")).ok();
+                    kmsg.write(0, &format!("supervisor: {error}; the machine resets"))
+                        .ok();
                 }
                 // The kernel panics when PID 1 ends, and reboots from that.
                 ExitCode::FAILURE
             }
         };
     }
-    let asked_for_help = std::env::args().nth(1).is_some_and(|word| word == "--help" || word == "-h");
-    let text = if asked_for_help { HELP.to_owned() } else { format!("supervisor: runs as process 1 only, this is process {}\n\n{HELP}", std::process::id()) };
+    let asked_for_help = std::env::args()
+        .nth(1)
+        .is_some_and(|word| word == "--help" || word == "-h");
+    let text = if asked_for_help {
+        HELP.to_owned()
+    } else {
+        format!(
+            "supervisor: runs as process 1 only, this is process {}\n\n{HELP}",
+            std::process::id()
+        )
+    };
     // Nothing better to do if the terminal is gone.
     if asked_for_help {
         writeln!(std::io::stdout(), "{text}").ok();
