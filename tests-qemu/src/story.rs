@@ -160,9 +160,11 @@ fn enter(stage: &mut Stage, index: usize, spec: Spec, directory: &Path) -> Resul
 fn join(stage: &Stage, first: &Node, lun: &Lun, teller: &mut Teller<'_>) -> Result<()> {
     first.wait_console()?;
     teller.tell("node 1 answers on its console", None);
+    // Its advice for a blank LUN, which it gives once the LUN has appeared.
     stage.wait("node 1 sees the blank LUN", BOOT_PATIENCE, |views| {
         let lockspace = views[0].snapshot()?.lockspace.as_ref()?;
-        (lockspace.state == LockspaceState::Waiting && lockspace.reason.is_some()).then_some(())
+        let reason = lockspace.reason.as_ref()?;
+        reason.contains("lockspace init").then_some(())
     })?;
     let answer = first.command(&format!(
         "lockspace init {LOCKSPACE} --path {}",

@@ -5,11 +5,6 @@
     clippy::unwrap_used,
     reason = "the helpers of a test panic as the test does"
 )]
-#![expect(
-    clippy::unwrap_used,
-    reason = "a failing step is the failing test; helpers are not test functions to clippy"
-)]
-
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
