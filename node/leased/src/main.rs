@@ -1,7 +1,7 @@
 //! The lease daemon; see the library of the same name.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use leased::{Command, USAGE};
@@ -11,14 +11,14 @@ const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(|| Log)
         .with_ansi(false)
         .with_target(false)
         .init();
     let options = match Command::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => options,
         Ok(Command::Help) => {
-            return match std::io::stdout().write_all(USAGE.as_bytes()) {
+            return match io::stdout().write_all(USAGE.as_bytes()) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
             };
@@ -34,5 +34,19 @@ fn main() -> ExitCode {
             tracing::error!("{error}");
             ExitCode::from(FAILED)
         }
+    }
+}
+
+/// Standard error, whose failures are nobody's: a log that nobody reads any
+/// more must not end the process that holds the lease.
+struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(io::stderr().write(bytes).unwrap_or(bytes.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

@@ -21,6 +21,9 @@ use crate::watchdog::Watchdog;
 
 /// Longest wait: bounds how late a jump of the boot-time clock is noticed.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Shortest: at real-time priority a loop that found nothing to do would
+/// leave the machine to nobody else.
+const WAIT_MIN: Duration = Duration::from_millis(1);
 /// A snapshot that could not be left is left this much later.
 const PUBLISH_RETRY: Duration = Duration::from_millis(20);
 /// Seconds between attempts to join: the first, and the most it grows to.
@@ -149,6 +152,7 @@ impl Member {
             Duration::from_nanos(until.0.saturating_sub(now.0))
         });
         wait.min(if published { WAIT_MAX } else { PUBLISH_RETRY })
+            .max(WAIT_MIN)
     }
 
     /// Hands an input to the core and does what it asks for.
