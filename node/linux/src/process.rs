@@ -113,6 +113,9 @@ pub fn spawn(what: &Spawn) -> io::Result<Spawned> {
     let oom_score_adj = what.oom_score_adj.to_string();
     let has_terminal = what.terminal.is_some();
     let before_exec = move || {
+        // The caller's own blocked signals must not become the child's: it would
+        // never hear SIGTERM.
+        unblock_signals()?;
         if let Some(path) = &cgroup {
             write_existing(path, b"0")?;
         }
@@ -131,6 +134,18 @@ pub fn spawn(what: &Spawn) -> io::Result<Spawned> {
         pid: child.id(),
         output,
     })
+}
+
+/// Empties the calling thread's signal mask.
+fn unblock_signals() -> io::Result<()> {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset fills the set it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: `set` was just filled; a null old-set pointer asks for nothing back.
+    match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 fn write_existing(path: &std::ffi::CStr, data: &[u8]) -> io::Result<()> {
@@ -342,6 +357,15 @@ mod tests {
         let mut text = String::new();
         File::from(output).read_to_string(&mut text).unwrap();
         text
+    }
+
+    #[test]
+    fn a_child_hears_the_signals_its_parent_has_blocked() {
+        let _blocked = Signals::open().unwrap();
+        let mut spawned = spawn(&shell("grep SigBlk /proc/self/status")).unwrap();
+        let text = text_of(spawned.output.take().unwrap());
+        assert_eq!(text, "SigBlk:\t0000000000000000\n");
+        assert_eq!(end_of(spawned.pid), Exit::Code(0));
     }
 
     #[test]

@@ -125,6 +125,12 @@ pub fn mix_entropy(data: &[u8]) -> io::Result<()> {
         .write_all(data)
 }
 
+/// Gives freed memory back to the kernel; worth a call after something large and rare.
+pub fn trim_heap() {
+    // SAFETY: malloc_trim takes a number and touches only memory the allocator holds free.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Random bytes that never wait: good once the pool is seeded, mere salt before.
 ///
 /// # Errors

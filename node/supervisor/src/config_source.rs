@@ -22,6 +22,8 @@ pub const DOCUMENT_BYTES_MAX: u64 = 256 * 1024;
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/holdfast/config/raw";
 /// Where the kernel shows that it found a fw_cfg device, before the driver is loaded.
 const FW_CFG_DEVICE: &str = "/sys/bus/acpi/devices/QEMU0002:00";
+/// Where the driver shows itself once it is loaded.
+const FW_CFG_DRIVER: &str = "/sys/firmware/qemu_fw_cfg";
 /// Where a volume with a configuration is mounted for a moment.
 const VOLUME_MOUNT: &str = "/run/holdfast/config-volume";
 /// Where the state volume is mounted.
@@ -90,7 +92,7 @@ fn judge(document: &Document) -> Loaded {
 type Failure = (String, String);
 
 async fn find(context: &Rc<Context>) -> Result<Option<Document>, Failure> {
-    if Path::new(FW_CFG_DEVICE).exists() {
+    if Path::new(FW_CFG_DEVICE).exists() && !Path::new(FW_CFG_DRIVER).exists() {
         load_modules(context, &["qemu_fw_cfg"]).await;
     }
     if let Some(text) = read(Path::new(FW_CFG)).map_err(|error| ("fw_cfg".to_owned(), error))? {

@@ -20,7 +20,7 @@ use smol::{Async, LocalExecutor};
 use crate::boot::phases::BOOT;
 use crate::boot::sequence::{Effect, Outcome, Sequence};
 use crate::boot::steps::{self, Context};
-use crate::children::{Change, Children, Notice, table};
+use crate::children::{Change, Children, Notice, reaper, table};
 use crate::control_socket::{self, Asked};
 use crate::journal::{Logger, Sink};
 use crate::shutdown::{self, SHUTDOWN};
@@ -133,7 +133,7 @@ async fn drive(
     let mut init = Init {
         boot: Sequence::new(BOOT),
         down: None,
-        children: Children::new(executor.clone(), logger, context.reaper.clone(), notices),
+        children: Children::new(executor.clone(), logger, notices),
         guard: Guard::new(multiplexer.clone()),
         multiplexer,
         lockspace: None,
@@ -274,10 +274,10 @@ impl Init {
     }
 
     fn reap(&mut self, now: u64) {
-        let reaped = self.context.reaper.borrow_mut().reap();
-        match reaped {
+        match reaper::reap() {
             Ok(reaped) => {
-                for (pid, exit) in reaped.children {
+                for (pid, exit) in reaped.ended {
+                    // Others are orphans, which are nobody's concern once reaped.
                     self.children.exited(now, pid, exit);
                 }
                 if reaped.more {
@@ -497,7 +497,9 @@ impl Init {
         let listener = watchdog::server::bind(Path::new(control::WDMD_SOCKET))?;
         let events = self.context.events.clone();
         // A full inbox wakes the loop just as well.
-        let changed = Rc::new(move || drop(events.try_send(Event::WatchdogClient)));
+        let changed = Rc::new(move || {
+            events.try_send(Event::WatchdogClient).ok();
+        });
         executor
             .spawn(watchdog::server::serve(
                 executor.clone(),

@@ -11,12 +11,12 @@ use std::time::Duration;
 use control::config::{Network, Uplink};
 use linux::cgroup::{self, Cgroup};
 use linux::error::chain;
+use linux::module::{Loader, Settings};
 use linux::mount::{self, ApiFileSystem, Flags};
 use linux::system::{self, CommandLine, SEED_BYTES};
 use smol::LocalExecutor;
 
 use super::sequence::{Millis, Outcome};
-use crate::children::reaper::{self, Reaper};
 use crate::children::table::CHILDREN_GROUP;
 use crate::config_source::{self, Loaded, STATE_MOUNT};
 use crate::identity::{self, Identity};
@@ -69,8 +69,6 @@ pub struct Context {
     pub logger: Arc<Logger>,
     /// The kernel command line.
     pub command_line: CommandLine,
-    /// The one owner of reaping.
-    pub reaper: Rc<RefCell<Reaper>>,
     /// What is known.
     pub facts: RefCell<Facts>,
     /// The loop's inbox.
@@ -96,12 +94,11 @@ impl Context {
         command_line: CommandLine,
         events: smol::channel::Sender<Event>,
     ) -> Self {
-        let (reaper, facts, network) = (Rc::default(), RefCell::default(), RefCell::default());
+        let (facts, network) = (RefCell::default(), RefCell::default());
         Self {
             executor,
             logger,
             command_line,
-            reaper,
             facts,
             events,
             network,
@@ -246,6 +243,12 @@ fn cgroups() -> Result<(), String> {
         tracing::warn!("control groups: the kernel has no {missing} controller");
     }
     cgroup::delegate(children.path(), &CONTROLLERS).map_err(say)?;
+    // PID 1 never computes for long, and everybody waits for it: it goes first,
+    // which shortens the boot while udevd works through all devices. The lease
+    // daemon is above weights, it has real-time priority.
+    if let Err(error) = own.limit("cpu.weight", "10000") {
+        tracing::warn!("cpu.weight of the supervisor: {error}");
+    }
     Ok(())
 }
 
@@ -288,32 +291,46 @@ fn network_modaliases(devices: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Loads modules by name or modalias through kmod, whose index is made for
-/// that and whose memory ends with it. Failures are logged: whatever needs the
-/// module says so itself when it is missing.
+/// Loads modules by name or modalias, on a thread, without waiting beyond a
+/// deadline. Failures are logged: whatever needs the module says so itself when
+/// it is missing.
 pub async fn load_modules(context: &Rc<Context>, wanted: &[&str]) {
     if wanted.is_empty() {
         return;
     }
-    let mut arguments = vec!["-a", "-b", "-q"];
-    arguments.extend(wanted);
-    match reaper::command(
-        &context.reaper,
-        "/usr/sbin/modprobe",
-        &arguments,
-        MODULE_DEADLINE,
-    )
-    .await
-    {
-        Ok(finished) if finished.output.is_empty() => {}
-        Ok(finished) => tracing::warn!(
-            "modules {}: {}: {}",
-            wanted.join(" "),
-            finished.exit,
-            finished.output
-        ),
-        Err(error) => tracing::warn!("modules {}: {error}", wanted.join(" ")),
+    let mut words: Vec<String> = context.command_line.words().map(str::to_owned).collect();
+    // Without it the driver makes a bond0 of its own.
+    words.push("bonding.max_bonds=0".to_owned());
+    let names: Vec<String> = wanted.iter().map(|&name| name.to_owned()).collect();
+    let work = async { worker::run("modules", move || load(&words, &names)).await };
+    let overdue = async {
+        smol::Timer::after(MODULE_DEADLINE).await;
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("not loaded within {} s", MODULE_DEADLINE.as_secs()),
+        ))
+    };
+    if let Err(error) = smol::future::or(work, overdue).await {
+        tracing::warn!("modules {}: {error}", wanted.join(" "));
     }
+}
+
+fn load(words: &[String], names: &[String]) {
+    let settings = Settings::from_words(words.iter().map(String::as_str));
+    match Loader::for_running_kernel(settings) {
+        Ok(mut loader) => {
+            for name in names {
+                for module in loader.wanted_by(name) {
+                    if let Err(error) = loader.load(&module) {
+                        tracing::warn!("{}", chain(&error));
+                    }
+                }
+            }
+        }
+        Err(error) => tracing::warn!("{}", chain(&error)),
+    }
+    // The index of all modules is the largest thing PID 1 ever holds.
+    linux::system::trim_heap();
 }
 
 /// Where `/etc/machine-id` points.
@@ -400,23 +417,14 @@ async fn network(context: &Rc<Context>) -> Outcome {
     let Some(wanted) = wanted else {
         return Outcome::Skipped("the configuration has no network section".to_owned());
     };
+    let mut modules = Vec::new();
     if matches!(wanted.uplink, Uplink::Bond { .. }) {
-        // Loaded without its parameter it makes a bond0 of its own.
-        let arguments = ["-b", "-q", "bonding", "max_bonds=0"];
-        if let Err(error) = reaper::command(
-            &context.reaper,
-            "/usr/sbin/modprobe",
-            &arguments,
-            MODULE_DEADLINE,
-        )
-        .await
-        {
-            tracing::warn!("module bonding: {error}");
-        }
+        modules.push("bonding");
     }
     if wanted.vlan.is_some() {
-        load_modules(context, &["8021q"]).await;
+        modules.push("8021q");
     }
+    load_modules(context, &modules).await;
     let bridge = wanted.bridge.clone();
     if let Err(error) = context.apply_network(wanted) {
         return Outcome::Failed(format!("network: {error}"));

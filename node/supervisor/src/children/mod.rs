@@ -6,7 +6,6 @@ pub mod policy;
 pub mod reaper;
 pub mod table;
 
-use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,6 @@ use smol::{Async, LocalExecutor, Task};
 
 use self::output::Lines;
 use self::policy::{Effect, Policy, State};
-use self::reaper::Reaper;
 use self::table::Child;
 use crate::boot::sequence::Millis;
 use crate::journal::{Logger, Priority};
@@ -59,7 +57,6 @@ struct Running {
 pub struct Children {
     executor: Rc<LocalExecutor<'static>>,
     logger: Arc<Logger>,
-    reaper: Rc<RefCell<Reaper>>,
     notices: smol::channel::Sender<Notice>,
     running: Vec<Running>,
 }
@@ -83,13 +80,11 @@ impl Children {
     pub fn new(
         executor: Rc<LocalExecutor<'static>>,
         logger: Arc<Logger>,
-        reaper: Rc<RefCell<Reaper>>,
         notices: smol::channel::Sender<Notice>,
     ) -> Self {
         Self {
             executor,
             logger,
-            reaper,
             notices,
             running: Vec::new(),
         }
@@ -304,7 +299,6 @@ impl Children {
             oom_score_adj: child.oom_score_adj,
             terminal: child.terminal.clone(),
         })?;
-        self.reaper.borrow_mut().adopt(spawned.pid);
         if let Some(output) = spawned.output {
             self.executor
                 .spawn(read_output(
