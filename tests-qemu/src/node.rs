@@ -23,6 +23,9 @@ use crate::tied;
 pub const BOOT_PATIENCE: Duration = Duration::from_secs(600);
 /// How long anything else inside a node may take before it counts as broken.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+/// How long one question for the status may take: a node that resets meanwhile
+/// never answers.
+pub const STATUS_PATIENCE: Duration = Duration::from_secs(20);
 /// The breath between two looks at a node's status.
 const LOOK_PAUSE: Duration = Duration::from_millis(700);
 
@@ -321,9 +324,12 @@ impl Node {
 
     /// Runs one `nodectl` command line on the console.
     pub fn command(&self, line: &str) -> Result<String> {
-        self.console
-            .run(line, PATIENCE)
-            .with_context(|| format!("{}: nodectl {line}", self.spec.name))
+        let what = || format!("{}: nodectl {line}", self.spec.name);
+        let output = self.console.run(line, PATIENCE).with_context(what)?;
+        if output.lines().any(|line| line.starts_with("nodectl: ")) {
+            return Err(anyhow::anyhow!("{}", output.trim_end())).with_context(what);
+        }
+        Ok(output)
     }
 
     /// Gives one `nodectl` command that ends the node; its answer may never come.
@@ -344,7 +350,7 @@ impl Node {
         let mut last = None;
         loop {
             let seen = self.qmp.event_count();
-            match self.console.status(patience.min(PATIENCE)) {
+            match self.console.status(STATUS_PATIENCE) {
                 Ok(snapshot) if wanted(&snapshot) => return Ok(snapshot),
                 Ok(snapshot) => last = Some(snapshot),
                 // The console comes later than the kernel, and a node may be

@@ -85,9 +85,10 @@ impl Audience for Screen {
                     drawn.erase();
                     drawn.draw();
                 } else {
+                    let aged = table::rows(&views, Some(Instant::now()));
                     for (index, row) in rows.iter().enumerate() {
                         if drawn.rows.get(index) != Some(row) {
-                            let line = row.join("  ");
+                            let line = aged[index].join("  ");
                             drawn.say(&format!("[{}] {line}", clock(began.elapsed())));
                         }
                     }

@@ -15,7 +15,7 @@ use control::status::{HostReport, HostState, Snapshot};
 
 use crate::line::lock;
 use crate::lun::{Lun, Record};
-use crate::node::Node;
+use crate::node::{Node, STATUS_PATIENCE};
 
 /// Number of machines on a stage.
 pub const NODES: usize = 2;
@@ -23,8 +23,6 @@ pub const NODES: usize = 2;
 const DISK_PAUSE: Duration = Duration::from_millis(200);
 /// Pause between two status questions to one node.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
-/// How long one status question may take: a node that resets meanwhile never answers.
-const STATUS_PATIENCE: Duration = Duration::from_secs(20);
 /// Difference allowed between two ages a node reports for one moment.
 const AGE_TOLERANCE_MS: u64 = 2_000;
 
@@ -110,6 +108,8 @@ impl View {
 #[derive(Debug, Default)]
 struct State {
     views: [View; NODES],
+    /// Looks at the shared disk that have ended.
+    looks: u64,
     broken: Option<String>,
     ended: bool,
 }
@@ -272,6 +272,26 @@ impl Stage {
         }
     }
 
+    /// Waits until a look at the shared disk that began after this call has
+    /// ended; the records in the views are then as new as the caller's last act.
+    pub fn wait_disk(&self, patience: Duration) -> Result<()> {
+        // The look under way may have passed a record before it changed.
+        let enough = lock(&self.shared.state).looks + 2;
+        let waiting = |state: &mut State| state.looks < enough;
+        let (state, _) = self
+            .shared
+            .changed
+            .wait_timeout_while(lock(&self.shared.state), patience, waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.looks < enough {
+            bail!(
+                "the shared disk: not looked at within {} s",
+                patience.as_secs()
+            );
+        }
+        Ok(())
+    }
+
     /// Ends the watching and hands the machines over.
     #[must_use]
     pub fn leave(mut self) -> Vec<Arc<Node>> {
@@ -337,7 +357,9 @@ fn follow_disk(lun: &Lun, sink: &Shared) {
                 sink.changed.notify_all();
             }
         }
-        let state = lock(&sink.state);
+        let mut state = lock(&sink.state);
+        state.looks += 1;
+        sink.changed.notify_all();
         if state.ended {
             return;
         }

@@ -167,8 +167,9 @@ fn join(stage: &Stage, first: &Node, lun: &Lun, teller: &mut Teller<'_>) -> Resu
         reason.contains("lockspace init").then_some(())
     })?;
     let answer = first.command(&format!(
-        "lockspace init {LOCKSPACE} --path {}",
-        lun.guest_path()
+        "lockspace init {LOCKSPACE} --path {} --io-timeout {}",
+        lun.guest_path(),
+        TIMING.io_timeout_s
     ))?;
     ensure!(
         lun.record(1)?.is_some(),
@@ -361,8 +362,10 @@ fn believes(view: &View, host_id: u32, state: HostState) -> Option<()> {
     (view.belief(host_id)?.state == state).then_some(())
 }
 
-/// When the lease record of node `index` last changed on the disk.
+/// When the lease record of node `index` last changed on the disk; counts
+/// everything written before the call.
 fn record_time(stage: &Stage, index: usize) -> Result<Instant> {
+    stage.wait_disk(PATIENCE)?;
     let record = stage.views()[index].record.clone();
     record
         .map(|(at, _)| at)

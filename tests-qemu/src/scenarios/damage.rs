@@ -65,9 +65,10 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     node.wait_shell(position)?;
     let serial = node.serial.position();
     let first_event = node.qmp.event_count();
-    // The first executable mapping of PID 1, overwritten with a byte that is no
+    // The program text of PID 1 (its first executable mapping may be the
+    // kernel's own, for clocks), overwritten with a byte that is no
     // instruction; whichever of its threads runs next crashes.
-    node.shell("set -- $(grep -m1 r-xp /proc/1/maps | cut -d' ' -f1 | tr - ' '); s=$((0x$1)); e=$((0x$2)); echo $s $e > /run/code")?;
+    node.shell("set -- $(grep -m1 'r-xp.*/supervisor' /proc/1/maps | cut -d' ' -f1 | tr - ' '); s=$((0x$1)); e=$((0x$2)); echo $s $e > /run/code")?;
     node.shell_last_words(
         "read s e < /run/code; tr '\\0' '\\6' < /dev/zero | dd of=/proc/1/mem bs=4096 seek=$((s/4096)) count=$(((e-s)/4096)) iflag=fullblock conv=notrunc",
     )?;

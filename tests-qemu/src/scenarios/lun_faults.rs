@@ -194,10 +194,10 @@ fn big_sectors(node: &Node, good: &Lun, context: &Context<'_>) -> Result<()> {
     node.unplug("good")?;
     node.plug(&big, "big")?;
     node.wait_console()?;
-    let answer = node.wait_status("the blank LUN", BOOT_PATIENCE, |snapshot| {
-        lockspace(snapshot).state == LockspaceState::Waiting
-    });
-    answer?;
+    node.wait_status("the blank LUN", BOOT_PATIENCE, |snapshot| {
+        let reason = lockspace(snapshot).reason.unwrap_or_default();
+        reason.contains("lockspace init")
+    })?;
     node.command(&format!(
         "lockspace init {LOCKSPACE} --path {}",
         big.guest_path()

@@ -1,4 +1,4 @@
-//! One node renews every two seconds. Its power is cut several times, each at
+//! One node renews every four seconds. Its power is cut several times, each at
 //! another moment of the renewal; each time our reader and the original tool
 //! must read the area, the record must be the node's own, and the generation
 //! must grow by one with each life.
@@ -14,13 +14,13 @@ use crate::lun::{self, Lun};
 use crate::node::{BOOT_PATIENCE, Node, Spec};
 
 const LOCKSPACE: &str = "cuts";
-const IO_TIMEOUT_S: u32 = 1;
+const IO_TIMEOUT_S: u32 = 2;
 /// When, after a change on the disk, each cut comes: at once, in the middle,
 /// and about when the next renewal is written.
 const MOMENTS: [Duration; 3] = [
     Duration::ZERO,
-    Duration::from_millis(700),
-    Duration::from_millis(2_050),
+    Duration::from_millis(1_500),
+    Duration::from_millis(4_050),
 ];
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {

@@ -10,7 +10,7 @@
 //!   may have landed on top of a new holder's): it is then waited for as if it
 //!   were another's.
 
-use disk_format::{Geometry, Leader, delta};
+use disk_format::{Generation, Geometry, Leader, delta};
 
 use super::{Claim, DeltaLease, Effect, Held, IoOutcome, Pending, Phase, Stage, Watch};
 use crate::status::{Failure, Note};
@@ -108,7 +108,7 @@ impl DeltaLease {
                 if self.is_available(&record) {
                     self.claim_available(record, look);
                 } else if unchanged && look.since >= surely_dead {
-                    self.claim(record, look, Monotonic(0));
+                    self.claim(record, next_generation(&record), look, Monotonic(0));
                 } else if unchanged {
                     let next_look = self.next_look(watch.since, &record);
                     self.stage = Stage::Watching(Watch {
@@ -142,11 +142,17 @@ impl DeltaLease {
             0 => Monotonic(0),
             _ => self.now.boottime.plus_s(self.take_over_s(&found)),
         };
-        self.claim(found, read, inherited_until);
+        self.claim(found, next_generation(&found), read, inherited_until);
     }
 
     /// Writes our claim over `found`, as it was read by `read`.
-    fn claim(&mut self, found: Leader, read: Pending, inherited_until: Monotonic) {
+    fn claim(
+        &mut self,
+        found: Leader,
+        generation: Generation,
+        read: Pending,
+        inherited_until: Monotonic,
+    ) {
         let t = self.config.io_timeout_s;
         let not_after = read.since.plus_s(timings::io_s(t));
         if self.now.boottime > not_after {
@@ -155,7 +161,7 @@ impl DeltaLease {
         let settle_s = timings::settle_s(self.io_timeout_of(&found).max(t));
         let record = Leader {
             owner_id: u64::from(self.config.host_id.get()),
-            owner_generation: disk_format::Generation(found.owner_generation).next().0,
+            owner_generation: generation.0,
             resource_name: *self.config.host_name.field(),
             timestamp: self.timestamp(),
             io_timeout: u16::from(t),
@@ -204,11 +210,12 @@ impl DeltaLease {
         match self.own_record(outcome, 0) {
             Err(failure) => self.fail(failure),
             // A previous holder with a longer timeout made us wait so long that
-            // our own lease would soon expire: once more, with our own.
+            // our own lease would soon expire: once more, with our own. It is
+            // still the same acquisition, so the generation stays.
             Ok(record) if record == claim.record && self.is_stale(&claim) => {
-                self.claim(record, look, claim.inherited_until);
+                let generation = Generation(record.owner_generation);
+                self.claim(record, generation, look, claim.inherited_until);
             }
-
             Ok(record) if record == claim.record => self.register(claim),
             // Another host was faster, or slower: its record is there now.
             Ok(record) => self.watch(record, true),
@@ -258,7 +265,7 @@ impl DeltaLease {
         self.uncertain = false;
         self.renewals = 0;
         self.renewal_failures = 0;
-        let generation = disk_format::Generation(claim.record.owner_generation);
+        let generation = Generation(claim.record.owner_generation);
         self.note(Note::Acquired {
             host_id: self.config.host_id,
             generation,
@@ -314,4 +321,9 @@ pub(super) fn record_at(bytes: &[u8], index: usize) -> Option<Leader> {
         .chunks_exact(delta::RECORD_BYTES)
         .nth(index)
         .and_then(delta::leader)
+}
+
+/// The generation of the acquisition after the one in `record`.
+fn next_generation(record: &Leader) -> Generation {
+    Generation(record.owner_generation).next()
 }
