@@ -103,7 +103,7 @@ pub(crate) fn build(
 }
 
 /// Every package mkosi will install: those of its configuration, the essential ones, and what they need.
-fn resolve(apt: &Apt, conf: &str) -> Result<Vec<Package>, Error> {
+pub(crate) fn resolve(apt: &Apt, conf: &str) -> Result<Vec<Package>, Error> {
     let mut names = vec!["?essential", "base-files"];
     names.extend(packages(conf));
     apt.resolve(&names)

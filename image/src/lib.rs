@@ -36,6 +36,7 @@ mod keep;
 mod manifest;
 mod modules;
 mod progress;
+mod reference;
 mod root;
 mod run;
 mod setup;
@@ -46,6 +47,7 @@ mod tree;
 use std::path::{Path, PathBuf};
 
 pub use error::Error;
+pub use reference::{Reference, reference};
 pub use setup::setup;
 
 /// Which of the two images to build.
