@@ -77,7 +77,7 @@ pub enum AreaError {
         refusal: Box<InitRefusal>,
     },
     /// There is no lockspace to look at.
-    #[error("{}: offset {offset} holds {content}, not a lockspace; initialise one with: nodectl lockspace init NAME --path {}", .path.display(), .path.display())]
+    #[error("{}: offset {offset} holds {content}, not a lockspace; initialise one with: nodectl lockspace init NAME --path {}{}", .path.display(), .path.display(), offset_argument(*.offset))]
     NoLockspace {
         /// Device.
         path: PathBuf,
@@ -96,6 +96,15 @@ pub enum AreaError {
         /// What is wrong, already part of the message.
         error: Box<RecordError>,
     },
+}
+
+/// ` --offset N` unless it is 0, which need not be said.
+fn offset_argument(offset: u64) -> String {
+    if offset == 0 {
+        String::new()
+    } else {
+        format!(" --offset {offset}")
+    }
 }
 
 /// What to initialise.

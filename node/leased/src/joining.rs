@@ -3,7 +3,7 @@
 //! that renews must not.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
@@ -19,6 +19,8 @@ pub(crate) const WORKERS: usize = 2;
 /// Bytes asked for by one read call.
 const CHUNK: usize = 256 * 1024;
 const STACK_BYTES: usize = 128 * 1024;
+/// Seconds that `nodectl lockspace init` assumes without `--io-timeout`.
+const IO_TIMEOUT_DEFAULT_S: u8 = 10;
 /// Above everything ordinary; below what the kernel runs at 99.
 pub(crate) const PRIORITY: u8 = 60;
 
@@ -51,7 +53,7 @@ pub enum JoinError {
         source: IoError,
     },
     /// Nothing but zeros.
-    #[error("{}: no lockspace at offset {offset}, only zeros; initialise it once, on one node, with: nodectl lockspace init {name} --path {}", .path.display(), .path.display())]
+    #[error("{}: no lockspace at offset {offset}, only zeros; initialise it once, on one node, with: nodectl lockspace init {name} {}", .path.display(), area_arguments(.path, *.offset, *.io_timeout_s))]
     NotInitialised {
         /// Device.
         path: PathBuf,
@@ -59,9 +61,11 @@ pub enum JoinError {
         offset: u64,
         /// Name wanted.
         name: LockspaceName,
+        /// T, seconds.
+        io_timeout_s: u8,
     },
     /// Something that is no lockspace.
-    #[error("{}: offset {offset} holds {content}, not a lockspace, and was left alone; correct path or offset, or destroy it with: nodectl lockspace init {name} --path {} --force {name}", .path.display(), .path.display())]
+    #[error("{}: offset {offset} holds {content}, not a lockspace, and was left alone; correct path or offset, or destroy it with: nodectl lockspace init {name} {} --force {name}", .path.display(), area_arguments(.path, *.offset, *.io_timeout_s))]
     Foreign {
         /// Device.
         path: PathBuf,
@@ -71,6 +75,8 @@ pub enum JoinError {
         content: Box<Content>,
         /// Name wanted.
         name: LockspaceName,
+        /// T, seconds.
+        io_timeout_s: u8,
     },
     /// Another lockspace.
     #[error("{}: offset {offset} holds lockspace \"{found}\", configured is \"{wanted}\"; correct the name, path or offset", .path.display())]
@@ -113,6 +119,19 @@ pub enum JoinError {
     /// No threads.
     #[error("starting a thread: {0}; this machine is out of memory or of threads")]
     Thread(io::Error),
+}
+
+/// What `nodectl lockspace init` must be told of the area; left out is what it
+/// assumes by itself, so that the usual command is short.
+fn area_arguments(path: &Path, offset: u64, io_timeout_s: u8) -> String {
+    let mut arguments = format!("--path {}", path.display());
+    if offset != 0 {
+        arguments.push_str(&format!(" --offset {offset}"));
+    }
+    if io_timeout_s != IO_TIMEOUT_DEFAULT_S {
+        arguments.push_str(&format!(" --io-timeout {io_timeout_s}"));
+    }
+    arguments
 }
 
 /// A device that holds our lockspace, with its workers, and the watchdog.
@@ -168,6 +187,7 @@ fn join(options: &Options, completed: &Arc<Signal>) -> Result<Joined, JoinError>
 
 fn discover(device: &BlockDevice, options: &Options) -> Result<Geometry, JoinError> {
     let (path, offset, name) = (options.path.clone(), options.offset, options.lockspace);
+    let io_timeout_s = options.io_timeout_s;
     let too_small = |align_size: u32| {
         let needed = offset.saturating_add(u64::from(align_size));
         (device.size() < needed).then(|| JoinError::TooSmall {
@@ -194,12 +214,14 @@ fn discover(device: &BlockDevice, options: &Options) -> Result<Geometry, JoinErr
             path: path.clone(),
             offset,
             name,
+            io_timeout_s,
         },
         (RecordError::Magic { .. }, content) => JoinError::Foreign {
             path: path.clone(),
             offset,
             content: Box::new(content),
             name,
+            io_timeout_s,
         },
         (error, _) => JoinError::Record {
             path: path.clone(),

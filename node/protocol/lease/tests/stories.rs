@@ -177,6 +177,45 @@ fn the_peers_timeout_decides_how_long_it_is_waited_for() {
 }
 
 #[test]
+fn a_claim_renewed_after_a_long_settle_time_is_the_same_acquisition() {
+    // The area was initialised with 10 s, the node runs with 2 s: it settles
+    // for 2 × 10 s, by when a lease of 8 × 2 s has run out, and claims anew.
+    let mut world = World::new(T, W);
+    let a = world.add("a", 1);
+    world.machines[a].config.io_timeout_s = 2;
+    let (initial, others) = (world.record(1), world.disk[1..].to_vec());
+    world.boot(a);
+    world.run(10);
+    let first = world.disk[0];
+    let took = world.until(60, "a holds", |world| world.is(a, State::Held));
+    assert_eq!(10 + took, 20 + 4);
+    assert_eq!(world.generation(a), Some(1));
+    let second = world.disk[0];
+    let differing: Vec<usize> = (0..second.len())
+        .filter(|&byte| first[byte] != second[byte])
+        .collect();
+    let timestamp_or_checksum =
+        |byte: &usize| (152..160).contains(byte) || (168..172).contains(byte);
+    assert!(
+        !differing.is_empty() && differing.iter().all(timestamp_or_checksum),
+        "bytes {differing:?}"
+    );
+    let claimed = world.record(1);
+    assert_eq!(
+        (initial.owner_generation, claimed.owner_generation),
+        (0, 1),
+        "one acquisition, one step"
+    );
+    assert!(claimed.timestamp >= 22 && claimed.io_timeout == 2);
+    assert!(world.disk[1..] == others, "nobody else's sector is touched");
+    // Restarted, it is the next acquisition, once more in one step.
+    world.cut_power(a);
+    world.boot(a);
+    world.until(60, "a holds again", |world| world.is(a, State::Held));
+    assert_eq!(world.generation(a), Some(2));
+}
+
+#[test]
 fn a_record_taken_over_is_lost_at_the_next_look() {
     let (mut world, a, _) = held();
     let record = world.record(1);
