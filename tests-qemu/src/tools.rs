@@ -7,6 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Program and the Debian package that brings it.
 const PROGRAMS: &[(&str, &str)] = &[
+    ("dumpe2fs", "e2fsprogs"),
+    ("mcopy", "mtools"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("mkfs.vfat", "dosfstools"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("sanlock", "sanlock"),
 ];
@@ -49,7 +53,7 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
 fn missing(program: &str) -> String {
     let package = PROGRAMS
         .iter()
-        .find(|(name, _)| *name == program)
+        .find(|(name, _)| program.rsplit('/').next() == Some(name))
         .map_or(program, |&(_, package)| package);
     format!(
         "{program} does not start; install it as root with: apt-get install --no-install-recommends {package}"

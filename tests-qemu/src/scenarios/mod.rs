@@ -12,6 +12,7 @@ mod power_cut;
 mod pxe;
 mod same_host_id;
 mod vlan;
+mod volumes;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -82,6 +83,12 @@ pub const ALL: &[Scenario] = &[
         promise: "Ctrl-Alt-Del and the power button release the lease; nothing ever writes to the root",
         seats: 1,
         run: disk_boot::run,
+    },
+    Scenario {
+        name: "volumes",
+        promise: "a configuration on a volume is found in the promised order; the state volume is left clean",
+        seats: 1,
+        run: volumes::run,
     },
     Scenario {
         name: "pxe",
