@@ -109,28 +109,36 @@ impl Member {
     /// Runs until released, or asked to end when it is too late for that.
     pub(crate) fn run(mut self) -> End {
         loop {
-            self.collect();
-            self.take_outcome();
-            self.tell(Input::Tick);
-            if self.shared.release.load(Ordering::Relaxed) && !self.release_told {
-                self.release_told = true;
-                self.tell(Input::Release);
+            if let Some(end) = self.turn() {
+                return end;
             }
-            self.resend();
-            let state = self.lease.status().state;
-            match state {
-                State::Waiting => self.attempt(),
-                State::Held => self.back_off_s = BACK_OFF_S.0,
-                State::Lost if self.release_told => return End::Lost,
-                _ if self.lease.is_released() => {
-                    self.publish();
-                    return End::Released;
-                }
-                _ => {}
-            }
-            let published = self.publish();
-            self.signal.wait(self.pause(published));
         }
+    }
+
+    /// Takes in what happened, does what follows from it, and waits for more.
+    fn turn(&mut self) -> Option<End> {
+        self.collect();
+        self.take_outcome();
+        self.tell(Input::Tick);
+        if self.shared.release.load(Ordering::Relaxed) && !self.release_told {
+            self.release_told = true;
+            self.tell(Input::Release);
+        }
+        self.resend();
+        let state = self.lease.status().state;
+        match state {
+            State::Waiting => self.attempt(),
+            State::Held => self.back_off_s = BACK_OFF_S.0,
+            State::Lost if self.release_told => return Some(End::Lost),
+            _ if self.lease.is_released() => {
+                self.publish();
+                return Some(End::Released);
+            }
+            _ => {}
+        }
+        let published = self.publish();
+        self.signal.wait(self.pause(published));
+        None
     }
 
     fn geometry(&self) -> Option<Geometry> {
@@ -389,3 +397,6 @@ impl Member {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

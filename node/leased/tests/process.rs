@@ -1,19 +1,17 @@
-//! `leased` as a process, against files, loop devices and a small wdmd.
+//! `leased` as a process, against files and a small wdmd.
 
 mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
 use control::status::{HostState, LockspaceState};
-use disk_format::{LockspaceName, delta};
-use leased::area::{self, AreaError, InitOptions};
+use leased::area;
 use rustix::process::Signal;
-use support::{Loop, Setup, Wdmd, disk_dir, file, sanlock, wait_for};
+use support::{Setup, Wdmd, disk_dir, wait_for};
 
 #[test]
 fn of_two_with_the_same_host_id_exactly_one_holds_and_the_other_says_who() {
@@ -223,318 +221,43 @@ fn another_host_takes_over_from_a_dead_one_with_short_timeouts() {
 }
 
 #[test]
-fn a_missing_device_is_waited_for() {
+fn its_memory_is_locked_and_small_and_whoever_renews_has_real_time_priority() {
     let dir = disk_dir();
-    let disk = dir.path().join("disk");
+    let disk = support::area(&dir, "disk", "LS");
     let leased = Setup::new(&disk, "node-a", 1).start();
-    leased.until_reason("no such device or file; check the path");
-    support::area(&dir, "made-elsewhere", "LS");
-    fs::rename(dir.path().join("made-elsewhere"), &disk).unwrap();
     leased.until_state(LockspaceState::Held);
-}
-
-#[test]
-fn whatever_is_no_lockspace_of_ours_is_named_and_left_alone() {
-    let dir = disk_dir();
-    let zeros = file(&dir, "zeros", 1);
-    let small = file(&dir, "small", 1);
-    fs::File::options()
-        .write(true)
-        .open(&small)
-        .unwrap()
-        .set_len(1 << 19)
-        .unwrap();
-    let garbage = file(&dir, "garbage", 1);
-    fs::write(&garbage, vec![0xa5; 1 << 20]).unwrap();
-    let table = file(&dir, "table", 1);
-    fs::File::options()
-        .write(true)
-        .open(&table)
-        .unwrap()
-        .write_all_at(b"EFI PART", 512)
-        .unwrap();
-    let other = support::area(&dir, "other", "OTHER");
-    let damaged = support::area(&dir, "damaged", "LS");
-    fs::File::options()
-        .write(true)
-        .open(&damaged)
-        .unwrap()
-        .write_all_at(&[0xff], 160)
-        .unwrap();
-    for (disk, part) in [
-        (
-            &zeros,
-            "initialise it once, on one node, with: nodectl lockspace init LS --path",
-        ),
-        (&small, "524288 bytes: the area at offset 0 needs 1048576"),
-        (
-            &garbage,
-            "holds data of an unknown kind, not a lockspace, and was left alone",
-        ),
-        (&table, "holds a GPT partition table"),
-        (&other, "holds lockspace \"OTHER\", configured is \"LS\""),
-        (&damaged, "record of our host id: checksum"),
-    ] {
-        let before = fs::read(disk).unwrap();
-        let leased = Setup::new(disk, "node-a", 1).start();
-        let status = leased.until_reason(part);
-        assert_eq!(status.state, LockspaceState::Waiting, "{part}");
-        let (end, log) = leased.stop();
-        assert!(end.success(), "{log}");
-        assert!(
-            fs::read(disk).unwrap() == before,
-            "{} was changed",
-            disk.display()
-        );
-    }
-}
-
-#[test]
-fn a_host_id_too_large_for_the_geometry_is_refused_with_the_limit() {
-    let dir = disk_dir();
-    let disk = file(&dir, "disk", 1);
-    let options = InitOptions {
-        sector_size: Some(4096),
-        align_size: Some(1 << 20),
-        ..InitOptions::new(&disk, LockspaceName::new("LS").unwrap())
-    };
-    area::init(&options, &mut |_| ()).unwrap();
-    let leased = Setup::new(&disk, "node-a", 251).start();
-    leased.until_reason("host id 251: allowed is 1 to 250 in this lockspace");
-}
-
-#[test]
-fn a_read_only_device_is_named_as_such() {
-    let dir = disk_dir();
-    let disk = support::area(&dir, "disk", "LS");
-    let device = Loop::attach(&disk, 512, true);
-    let leased = Setup::new(&device.0, "node-a", 1).start();
-    leased.until_reason("read-only; make the LUN");
-}
-
-#[test]
-fn a_lockspace_of_512_byte_sectors_on_a_4096_byte_device_is_named_as_such() {
-    let dir = disk_dir();
-    let disk = support::area(&dir, "disk", "LS");
-    let device = Loop::attach(&disk, 4096, false);
-    let leased = Setup::new(&device.0, "node-a", 1).start();
-    leased.until_reason("lockspace made for 512-byte sectors, the device has 4096");
-}
-
-#[test]
-fn io_errors_end_in_failing_then_lost_and_the_expiry_stays() {
-    let dir = tempfile::tempdir().unwrap();
-    let disks = disk_dir();
-    let disk = support::area(&disks, "disk", "LS");
-    let device = Loop::attach(&disk, 512, false);
-    let wdmd = Wdmd::start(&dir, 60, 1, true);
-    let leased = Setup {
-        watchdog: Some(wdmd.socket.clone()),
-        ..Setup::new(&device.0, "node-a", 1)
-    }
-    .start();
-    leased.until_state(LockspaceState::Held);
-    // Reads beyond the end of a loop device's file fail.
-    fs::File::options()
-        .write(true)
-        .open(&disk)
-        .unwrap()
-        .set_len(0)
-        .unwrap();
-    let failing = leased.until_state(LockspaceState::Failing);
-    let reason = failing.reason.unwrap();
+    let (resident, locked) = (leased.kib("VmRSS"), leased.kib("VmLck"));
+    // Of what is resident only what the kernel shares out is not locked.
     assert!(
-        reason.contains("renewal fails: reading the area: error 5"),
-        "{reason}"
+        locked > 0 && locked >= resident / 2,
+        "{locked} of {resident} KiB"
     );
-    assert!(failing.renewal_failures > 0);
-    leased.until_state(LockspaceState::Lost);
-    let (end, _) = leased.stop();
-    assert_eq!(end.code(), Some(1));
-    assert!(wdmd.last().expire_s > 0);
-}
-
-/// A small file system that can be frozen: writes to it hang until thawed.
-struct Freezer {
-    _disk: Loop,
-    mount: std::path::PathBuf,
-}
-
-impl Freezer {
-    fn new(dir: &tempfile::TempDir) -> Self {
-        let backing = file(dir, "fs", 32);
-        let disk = Loop::attach(&backing, 512, false);
-        let device = disk.0.display().to_string();
-        support::run("e2fsprogs", "mkfs.ext4", &["-q", &device]);
-        let mount = dir.path().join("mnt");
-        fs::create_dir(&mount).expect("a directory");
-        support::run("mount", "mount", &[&device, &mount.display().to_string()]);
-        Self { _disk: disk, mount }
-    }
-
-    fn freeze(&self) {
-        support::run(
-            "util-linux",
-            "fsfreeze",
-            &["--freeze", &self.mount.display().to_string()],
+    assert_eq!(leased.kib("VmSwap"), 0);
+    // The rest is the program itself, whose size depends on how it was built.
+    let anonymous = leased.kib("RssAnon");
+    assert!(anonymous < 6 << 10, "{anonymous} KiB");
+    let round_robin = 2;
+    for thread in leased.threads() {
+        let renews = matches!(thread.name.as_str(), "lease" | "disk-1" | "disk-2");
+        // Reset-on-fork is a flag of its own; what the rest does may wait.
+        let (policy, priority) = if renews { (round_robin, 60) } else { (0, 0) };
+        assert_eq!(
+            (thread.policy, thread.priority),
+            (policy, priority),
+            "{thread:?}"
         );
     }
-
-    fn thaw(&self) {
-        support::run(
-            "util-linux",
-            "fsfreeze",
-            &["--unfreeze", &self.mount.display().to_string()],
-        );
-    }
-}
-
-impl Drop for Freezer {
-    fn drop(&mut self) {
-        let mount = self.mount.display().to_string();
-        support::command("util-linux", "fsfreeze")
-            .args(["--unfreeze", &mount])
-            .output()
-            .ok();
-        support::command("mount", "umount")
-            .args(["--lazy", &mount])
-            .output()
-            .ok();
-    }
-}
-
-#[test]
-fn a_write_that_hangs_for_30_s_is_survived_and_the_daemon_answers_all_the_while() {
-    let disks = disk_dir();
-    let freezer = Freezer::new(&disks);
-    let disk = freezer.mount.join("disk");
-    // Written in full, so that renewals only overwrite.
-    fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    support::init(&disk, "LS");
-    // 8 × 5 s is more than the stall.
-    let leased = Setup {
-        io_timeout_s: 5,
-        ..Setup::new(&disk, "node-a", 1)
-    }
-    .start();
-    let held = leased.until("renewed", |status| status.renewals >= 1);
-    freezer.freeze();
-    leased.until("30 s without renewal", |status| {
-        status.last_renewal_age_ms.is_some_and(|age| age > 30_000)
-    });
-    let failing = leased.until_state(LockspaceState::Failing);
-    assert!(failing.expires_in_ms.is_some_and(|left| left > 0));
-    freezer.thaw();
-    let recovered = leased.until("renewed again", |status| {
-        status.renewals > held.renewals + 1
-    });
-    assert_eq!(
-        (recovered.state, recovered.generation),
-        (LockspaceState::Held, Some(1))
-    );
-    let (end, log) = leased.stop();
-    assert!(end.success(), "{log}");
-}
-
-#[test]
-fn a_write_that_hangs_for_longer_than_8t_is_a_lost_lease_even_when_it_lands_later() {
-    let disks = disk_dir();
-    let freezer = Freezer::new(&disks);
-    let disk = freezer.mount.join("disk");
-    fs::write(&disk, vec![0; 1 << 20]).unwrap();
-    support::init(&disk, "LS");
-    let leased = Setup::new(&disk, "node-a", 1).start();
-    leased.until("renewed", |status| status.renewals >= 1);
-    freezer.freeze();
-    leased.until_state(LockspaceState::Lost);
-    freezer.thaw();
-    let still = leased.until("it answers", |_| true);
-    assert_eq!(still.state, LockspaceState::Lost);
-}
-
-#[test]
-fn killed_at_any_moment_it_leaves_an_area_both_can_read() {
-    let dir = disk_dir();
-    let disk = support::area(&dir, "disk", "LS");
-    let mut generation = 0;
-    for round in 0u32..12 {
-        let leased = Setup::new(&disk, "node-a", 1).start();
-        // Moments from "hardly started" to "renewing", taken from what it reports.
-        match round % 4 {
-            0 => wait_for("it answers", || leased.try_status().map(drop)),
-            1 => drop(leased.until_state(LockspaceState::Acquiring)),
-            2 => drop(leased.until_state(LockspaceState::Held)),
-            _ => drop(leased.until("renewed", |status| status.renewals >= 1)),
-        }
-        leased.kill();
-        let found = area::inspect(&disk, 0).unwrap();
+    let names: Vec<String> = leased
+        .threads()
+        .into_iter()
+        .map(|thread| thread.name)
+        .collect();
+    for name in ["lease", "disk-1", "disk-2", "helper", "journal"] {
         assert!(
-            found.hosts.iter().all(|host| host.damage.is_none()),
-            "{:?}",
-            found.hosts
+            names.iter().any(|found| found == name),
+            "{name} in {names:?}"
         );
-        let now = found.hosts.first().map_or(0, |host| host.generation);
-        assert!(now >= generation);
-        generation = now;
-        let read = sanlock(&[
-            "direct",
-            "read_leader",
-            "-s",
-            &format!("LS:1:{}:0", disk.display()),
-        ]);
-        assert!(read.contains("read_leader done 0"), "{read}");
     }
-    assert!(generation >= 6);
-}
-
-#[test]
-fn initialising_refuses_what_it_does_not_recognise_and_what_is_alive() {
-    let dir = disk_dir();
-    let disk = support::area(&dir, "disk", "LS");
-    let name = |text: &str| LockspaceName::new(text).unwrap();
-    let forced = |force: Option<&str>| InitOptions {
-        io_timeout_s: 1,
-        force: force.map(name),
-        fire_timeout_s: 0,
-        ..InitOptions::new(&disk, name("NEW"))
-    };
-    let refuse = |options: &InitOptions, part: &str| {
-        let before = fs::read(&disk).unwrap();
-        let error = area::init(options, &mut |_| ()).unwrap_err();
-        assert!(matches!(error, AreaError::Refused { .. }), "{error}");
-        assert!(error.to_string().contains(part), "{error}");
-        before
-    };
-    refuse(
-        &forced(None),
-        "already holds lockspace \"LS\"; to destroy it, repeat with --force LS",
-    );
-    refuse(
-        &forced(Some("NEW")),
-        "--force NEW does not name what is there: LS would",
-    );
-
-    let leased = Setup::new(&disk, "node-a", 1).start();
-    leased.until_state(LockspaceState::Held);
-    // Watched for 8 × 1 + 0 s; the holder renews every 2 s.
-    refuse(
-        &forced(Some("LS")),
-        "host id 1 (\"node-a\", generation 1) is alive",
-    );
-    leased.until("it still holds", |status| {
-        status.state == LockspaceState::Held
-    });
-    leased.kill();
-    let mut watched = false;
-    area::init(&forced(Some("LS")), &mut |progress| {
-        watched |= matches!(progress, area::Progress::Watching { .. })
-    })
-    .expect("its holder is dead by now");
-    assert!(watched);
-    let found = area::inspect(&disk, 0).unwrap();
-    assert_eq!((found.lockspace.as_str(), found.hosts.len()), ("NEW", 0));
-    let bytes = fs::read(&disk).unwrap();
-    assert!(delta::discover(&bytes).is_ok());
 }
 
 #[test]

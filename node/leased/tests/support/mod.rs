@@ -250,6 +250,7 @@ pub struct Setup {
     pub lockspace: String,
     pub host_id: u32,
     pub path: PathBuf,
+    pub offset: u64,
     pub name: &'static str,
     pub io_timeout_s: u32,
     pub fire_timeout_s: u32,
@@ -263,6 +264,7 @@ impl Setup {
             lockspace: "LS".to_owned(),
             host_id,
             path: path.to_path_buf(),
+            offset: 0,
             name,
             io_timeout_s: 1,
             fire_timeout_s: 60,
@@ -281,7 +283,7 @@ impl Setup {
             .args([
                 "run",
                 "--lockspace",
-                &format!("{}:{}:{path}:0", self.lockspace, self.host_id),
+                &format!("{}:{}:{path}:{}", self.lockspace, self.host_id, self.offset),
             ])
             .args(["--io-timeout", &self.io_timeout_s.to_string()])
             .args(["--fire-timeout", &self.fire_timeout_s.to_string()])
@@ -301,6 +303,18 @@ impl Setup {
             _dir: dir,
         }
     }
+}
+
+/// A thread of a running `leased`.
+#[derive(Debug)]
+pub struct Thread {
+    pub name: String,
+    /// As proc(5) has it: `T` is stopped.
+    pub state: char,
+    /// Real-time priority; 0 is ordinary.
+    pub priority: u32,
+    /// Scheduling policy; 2 is round robin.
+    pub policy: u32,
 }
 
 /// A running `leased`.
@@ -371,6 +385,47 @@ impl Leased {
             .and_then(Pid::from_raw)
             .expect("a pid");
         kill_process(pid, signal).expect("signalled");
+    }
+
+    /// Stops the whole process between two system calls; what was under way
+    /// on the disk has ended when this returns.
+    pub fn stop_in_its_tracks(&self) {
+        self.signal(Signal::STOP);
+        wait_for("every thread has stopped", || {
+            self.threads()
+                .iter()
+                .all(|thread| thread.state == 'T')
+                .then_some(())
+        });
+    }
+
+    /// Its threads as the kernel shows them.
+    pub fn threads(&self) -> Vec<Thread> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it runs");
+        tasks
+            .filter_map(|task| {
+                let text = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+                let (name, rest) = text.split_once('(')?.1.rsplit_once(") ")?;
+                let fields: Vec<&str> = rest.split(' ').collect();
+                // proc(5) counts from 1, with the state as number 3.
+                let field = |number: usize| fields[number - 3].parse().expect("a number");
+                Some(Thread {
+                    name: name.to_owned(),
+                    state: rest.chars().next()?,
+                    priority: field(40),
+                    policy: field(41),
+                })
+            })
+            .collect()
+    }
+
+    /// A line of its status, in KiB.
+    pub fn kib(&self, key: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        text.lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse().ok())
+            .unwrap_or_else(|| panic!("no {key} in\n{text}"))
     }
 
     /// SIGTERM, and how it ended.
