@@ -38,6 +38,9 @@ impl Device for Fake {
     fn set_timeout(&self, seconds: u32) -> io::Result<u32> {
         Ok(seconds)
     }
+    fn timeout(&self) -> io::Result<u32> {
+        Ok(60)
+    }
     fn pet(&self) -> io::Result<()> {
         self.0.pets.fetch_add(1, Ordering::SeqCst);
         Ok(())

@@ -17,6 +17,9 @@ use crate::boot::sequence::Millis;
 
 /// Fire timeout, in seconds, until a configuration says otherwise.
 pub const FIRE_TIMEOUT_DEFAULT_S: u32 = 60;
+/// Taken for the fire timeout of a device that neither takes one nor tells its
+/// own: petted every second, it can be no shorter than that.
+const FIRE_TIMEOUT_UNKNOWN_S: u32 = 1;
 
 /// What can be petted. The device in the product, a counter in tests.
 pub trait Device: std::fmt::Debug {
@@ -29,6 +32,11 @@ pub trait Device: std::fmt::Debug {
     /// # Errors
     /// The device refuses.
     fn set_timeout(&self, seconds: u32) -> io::Result<u32>;
+    /// The fire timeout in force, in seconds.
+    ///
+    /// # Errors
+    /// The device does not say.
+    fn timeout(&self) -> io::Result<u32>;
     /// Restarts the countdown.
     ///
     /// # Errors
@@ -54,6 +62,10 @@ impl Device for Watchdog {
         self.set_timeout(seconds)
     }
 
+    fn timeout(&self) -> io::Result<u32> {
+        self.timeout()
+    }
+
     fn pet(&self) -> io::Result<()> {
         self.pet()
     }
@@ -68,7 +80,10 @@ impl Device for Watchdog {
 pub struct Guard {
     core: Rc<RefCell<Multiplexer>>,
     device: Option<Box<dyn Device>>,
+    /// Asked for.
     fire_timeout_s: u32,
+    /// What the device really does; 0 without one.
+    actual_timeout_s: u32,
     /// Why there is no device, or what is wrong with it.
     fault: Option<String>,
     pet_failing: bool,
@@ -82,6 +97,7 @@ impl Guard {
             core,
             device: None,
             fire_timeout_s: FIRE_TIMEOUT_DEFAULT_S,
+            actual_timeout_s: 0,
             fault: None,
             pet_failing: false,
         }
@@ -116,18 +132,26 @@ impl Guard {
             return Ok(());
         };
         let path = device.path().display();
-        let fault = match device.set_timeout(seconds) {
-            Ok(actual) if actual == seconds => None,
-            Ok(actual) => Some(format!(
-                "watchdog {path}: fire timeout is {actual} s, and {seconds} s were asked for"
-            )),
-            Err(error) => Some(format!(
-                "watchdog {path}: fire timeout of {seconds} s: {error}"
-            )),
+        let (actual, fault) = match device.set_timeout(seconds) {
+            Ok(actual) if actual == seconds => (actual, None),
+            Ok(actual) => (
+                actual,
+                Some(format!(
+                    "watchdog {path}: fire timeout is {actual} s, and {seconds} s were asked for"
+                )),
+            ),
+            Err(error) => {
+                let actual = device.timeout().unwrap_or(FIRE_TIMEOUT_UNKNOWN_S);
+                let fault = format!(
+                    "watchdog {path}: fire timeout of {seconds} s: {error}; {actual} s are in force"
+                );
+                (actual, Some(fault))
+            }
         };
-        // With a wrong timeout it is petted at the pace of the shorter one, but
-        // clients are told the truth: none that they can rely on.
-        self.core.borrow_mut().device_armed(now, seconds);
+        // Petted at the pace of what it really does, or it would reset a healthy
+        // node. Clients are told the same, and refuse it if they need another.
+        self.core.borrow_mut().device_armed(now, actual);
+        self.actual_timeout_s = actual;
         self.fault.clone_from(&fault);
         fault.map_or(Ok(()), Err)
     }
@@ -137,6 +161,12 @@ impl Guard {
         if self.device.is_none() {
             self.fault = Some(reason);
         }
+    }
+
+    /// The device the configuration asks for is not to be had, and why: one that
+    /// is in use instead stays armed and petted, but leases cannot rely on it.
+    pub fn distrust(&mut self, reason: String) {
+        self.fault = Some(reason);
     }
 
     /// Whether leases may rely on it: armed, with the fire timeout asked for.
@@ -234,7 +264,7 @@ impl Guard {
             state: state.to_owned(),
             device: device.map(|device| device.path().display().to_string()),
             identity: device.map(|device| device.identity().to_owned()),
-            fire_timeout_s: device.map(|_| self.fire_timeout_s),
+            fire_timeout_s: device.map(|_| self.actual_timeout_s),
             last_pet_age_ms: device.and_then(|_| core.last_pet_age(now)),
             clients: core.clients(now),
             reason: withheld.map(str::to_owned).or_else(|| self.fault.clone()),
@@ -260,6 +290,7 @@ mod tests {
         path: PathBuf,
         seen: Rc<Seen>,
         longest_s: u32,
+        refuses: bool,
     }
 
     impl Device for Fake {
@@ -270,7 +301,13 @@ mod tests {
             "fake"
         }
         fn set_timeout(&self, seconds: u32) -> io::Result<u32> {
+            if self.refuses {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
             Ok(seconds.min(self.longest_s))
+        }
+        fn timeout(&self) -> io::Result<u32> {
+            Ok(self.longest_s)
         }
         fn pet(&self) -> io::Result<()> {
             self.seen.pets.set(self.seen.pets.get() + 1);
@@ -289,6 +326,7 @@ mod tests {
                 path: path.into(),
                 seen: seen.clone(),
                 longest_s,
+                refuses: false,
             }),
             seen,
         )
@@ -337,6 +375,46 @@ mod tests {
         assert_eq!(seen.pets.get(), 1);
         guard.set_fire_timeout(1, 30).unwrap();
         assert!(guard.trusted());
+    }
+
+    #[test]
+    fn one_with_a_shorter_fire_timeout_is_petted_at_its_own_pace() {
+        for refuses in [false, true] {
+            let core = Rc::new(RefCell::new(Multiplexer::new()));
+            let mut guard = Guard::new(core.clone());
+            // Shorter than the pace that belongs to the 60 s asked for.
+            let (mut device, seen) = fake("/dev/watchdog0", 8);
+            device.refuses = refuses;
+            guard.arm(0, device).unwrap_err();
+            let mut now = 0;
+            while now < 60_000 {
+                guard.drive(now);
+                let next = guard.deadline().unwrap();
+                assert!(next - now < 8_000, "it would have fired before {next} ms");
+                now = next;
+            }
+            assert!(seen.pets.get() >= 8);
+            assert_eq!(guard.report(now).fire_timeout_s, Some(8));
+            let asked = Message::new(Command::Status);
+            assert!(core.borrow_mut().connected(1, 7));
+            let answer = core.borrow_mut().message(now, 1, &asked).unwrap();
+            let answer = Message::decode(&answer.try_into().unwrap());
+            assert_eq!(answer.fire_timeout_s, 8, "clients learn the truth");
+        }
+    }
+
+    #[test]
+    fn a_device_used_instead_of_the_configured_one_is_petted_but_not_trusted() {
+        let mut guard = Guard::new(Rc::new(RefCell::new(Multiplexer::new())));
+        let (device, seen) = fake("/dev/watchdog0", 600);
+        guard.arm(0, device).unwrap();
+        guard.distrust("no watchdog: /dev/watchdog7 not found".to_owned());
+        assert!(!guard.trusted());
+        guard.drive(0);
+        assert_eq!(seen.pets.get(), 1);
+        let (device, _) = fake("/dev/watchdog7", 600);
+        guard.arm(1, device).unwrap();
+        assert!(guard.trusted(), "it turned up late");
     }
 
     #[test]

@@ -20,7 +20,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use control::status::WatchdogClient;
-use control::wdmd::{Command, Message};
+use control::wdmd::{Command, Message, test_interval_s};
 
 use crate::boot::sequence::Millis;
 
@@ -32,17 +32,6 @@ const FAILING_INTERVAL_S: u32 = 1;
 
 /// Number of a connection, given by the server, never used twice.
 pub type ClientId = u64;
-
-/// Seconds between checks for a fire timeout in seconds (the original's table).
-#[must_use]
-pub fn test_interval_s(fire_timeout_s: u32) -> u32 {
-    match fire_timeout_s {
-        60.. => 10,
-        30..=59 => 5,
-        10..=29 => 2,
-        0..=9 => 1,
-    }
-}
 
 /// What the driver must do.
 #[derive(Debug, Clone, PartialEq, Eq)]
