@@ -16,8 +16,9 @@ use crate::boot::steps::{Context, load_modules};
 use crate::net::bootstrap;
 use crate::{time, volume, worker};
 
-/// Longest document accepted, in bytes.
-pub const DOCUMENT_BYTES_MAX: u64 = 256 * 1024;
+/// Most bytes read of a document: one more than allowed, so that too long a one
+/// is refused as such, with the words of `nodectl config check`.
+const READ_BYTES_MAX: usize = control::config::DOCUMENT_BYTES_MAX + 1;
 /// QEMU's fw_cfg file.
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/holdfast/config/raw";
 /// Where the kernel shows that it found a fw_cfg device, before the driver is loaded.
@@ -44,8 +45,8 @@ const FETCH_STACK_BYTES: usize = 1024 * 1024;
 pub struct Document {
     /// `fw_cfg`, `url …`, `volume …`, `state`.
     pub source: String,
-    /// Its text.
-    pub text: String,
+    /// What was there, text or not.
+    pub bytes: Vec<u8>,
 }
 
 /// What became of the configuration.
@@ -76,7 +77,7 @@ pub async fn load(context: &Rc<Context>) -> Loaded {
 }
 
 fn judge(document: &Document) -> Loaded {
-    let (config, mistakes) = match control::config::parse(&document.text) {
+    let (config, mistakes) = match control::config::parse_bytes(&document.bytes) {
         Ok(config) => (Some(config), Vec::new()),
         Err(mistakes) => (None, mistakes.iter().map(ToString::to_string).collect()),
     };
@@ -95,52 +96,57 @@ async fn find(context: &Rc<Context>) -> Result<Option<Document>, Failure> {
     if Path::new(FW_CFG_DEVICE).exists() && !Path::new(FW_CFG_DRIVER).exists() {
         load_modules(context, &["qemu_fw_cfg"]).await;
     }
-    if let Some(text) = read(Path::new(FW_CFG)).map_err(|error| ("fw_cfg".to_owned(), error))? {
+    if let Some(bytes) = read(Path::new(FW_CFG)).map_err(|error| ("fw_cfg".to_owned(), error))? {
         return Ok(Some(Document {
             source: "fw_cfg".to_owned(),
-            text,
+            bytes,
         }));
     }
     if let Some(url) = context.command_line.value("holdfast.config") {
         let source = format!("url {url}");
-        let text = fetch(context, url)
+        let bytes = fetch(context, url)
             .await
             .map_err(|error| (source.clone(), error))?;
-        return Ok(Some(Document { source, text }));
+        return Ok(Some(Document { source, bytes }));
     }
     if let Some(found) = volume::find(context, control::CONFIG_LABEL).await {
+        let found = found.map_err(|error| ("volume".to_owned(), error))?;
         let source = format!("volume {}", found.node.display());
-        let text = from_volume(&found)
+        let bytes = from_volume(&found)
             .await
             .map_err(|error| (source.clone(), error))?;
-        return Ok(Some(Document { source, text }));
+        return Ok(Some(Document { source, bytes }));
     }
     while context.facts.borrow().state_volume.is_none() {
         smol::Timer::after(Duration::from_millis(100)).await;
     }
-    let text = read(&Path::new(STATE_MOUNT).join(control::CONFIG_FILE))
+    // One that is there and cannot be used may hold a configuration.
+    if let Some(fault) = context.facts.borrow().state_fault.clone() {
+        return Err(("state".to_owned(), fault));
+    }
+    let bytes = read(&Path::new(STATE_MOUNT).join(control::CONFIG_FILE))
         .map_err(|error| ("state".to_owned(), error))?;
-    Ok(text.map(|text| Document {
+    Ok(bytes.map(|bytes| Document {
         source: "state".to_owned(),
-        text,
+        bytes,
     }))
 }
 
-async fn from_volume(found: &volume::Volume) -> Result<String, String> {
+async fn from_volume(found: &volume::Volume) -> Result<Vec<u8>, String> {
     volume::mount(found, VOLUME_MOUNT, true).await?;
     let file = Path::new(VOLUME_MOUNT).join(control::CONFIG_FILE);
-    let text = worker::run("config", move || read(&file))
+    let bytes = worker::run("config", move || read(&file))
         .await
         .map_err(|error| error.to_string())
-        .and_then(|text| text);
+        .and_then(|bytes| bytes);
     if let Err(error) = volume::unmount(VOLUME_MOUNT).await {
         tracing::warn!("{error}");
     }
-    text?.ok_or_else(|| format!("it has no file {}", control::CONFIG_FILE))
+    bytes?.ok_or_else(|| format!("it has no file {}", control::CONFIG_FILE))
 }
 
-/// The text of `path`; `None` when there is no such file.
-fn read(path: &Path) -> Result<Option<String>, String> {
+/// What `path` holds, up to the limit; `None` when there is no such file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
     let name = path.display();
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
@@ -148,20 +154,17 @@ fn read(path: &Path) -> Result<Option<String>, String> {
         Err(error) => return Err(format!("{name}: {error}")),
     };
     let mut bytes = Vec::new();
-    file.take(DOCUMENT_BYTES_MAX + 1)
+    up_to_limit(file)
         .read_to_end(&mut bytes)
         .map_err(|error| format!("{name}: {error}"))?;
-    text(bytes).map(Some)
+    Ok(Some(bytes))
 }
 
-fn text(bytes: Vec<u8>) -> Result<String, String> {
-    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > DOCUMENT_BYTES_MAX {
-        return Err(format!("document longer than {DOCUMENT_BYTES_MAX} bytes"));
-    }
-    String::from_utf8(bytes).map_err(|error| format!("document is not UTF-8 text: {error}"))
+fn up_to_limit(reader: impl Read) -> impl Read {
+    reader.take(u64::try_from(READ_BYTES_MAX).unwrap_or(u64::MAX))
 }
 
-async fn fetch(context: &Rc<Context>, url: &str) -> Result<String, String> {
+async fn fetch(context: &Rc<Context>, url: &str) -> Result<Vec<u8>, String> {
     if !url.starts_with("http://") {
         let scheme = url.split("://").next().unwrap_or(url);
         return Err(format!(
@@ -175,12 +178,12 @@ async fn fetch(context: &Rc<Context>, url: &str) -> Result<String, String> {
         let network =
             bootstrap::bootstrap(card, Path::new("/run/holdfast/resolv.conf"), patience_ms)
                 .map_err(|error| chain(&error))?;
-        let text = fetch_patiently(&owned);
+        let bytes = fetch_patiently(&owned);
         // The configuration decides about the network from here on.
         if let Err(error) = network.undo() {
             tracing::warn!("network for fetching the configuration: {}", chain(&error));
         }
-        text
+        bytes
     };
     worker::run_with_stack("config", FETCH_STACK_BYTES, work)
         .await
@@ -188,11 +191,11 @@ async fn fetch(context: &Rc<Context>, url: &str) -> Result<String, String> {
 }
 
 /// The server may come up later than this node: after a power cut both start together.
-fn fetch_patiently(url: &str) -> Result<String, String> {
+fn fetch_patiently(url: &str) -> Result<Vec<u8>, String> {
     let until = time::now() + u64::try_from(URL_DEADLINE.as_millis()).unwrap_or(u64::MAX);
     loop {
         let error = match fetch_once(url) {
-            Ok(text) => return Ok(text),
+            Ok(bytes) => return Ok(bytes),
             Err(error) => error,
         };
         if time::now() >= until {
@@ -205,19 +208,18 @@ fn fetch_patiently(url: &str) -> Result<String, String> {
     }
 }
 
-fn fetch_once(url: &str) -> Result<String, String> {
+fn fetch_once(url: &str) -> Result<Vec<u8>, String> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(FETCH_DEADLINE))
         .build()
         .into();
-    let mut response = agent.get(url).call().map_err(|error| error.to_string())?;
-    let bytes = response
-        .body_mut()
-        .with_config()
-        .limit(DOCUMENT_BYTES_MAX + 1)
-        .read_to_vec()
+    let response = agent.get(url).call().map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    // Cut, not refused: what is too long is said where all mistakes are.
+    up_to_limit(response.into_body().into_reader())
+        .read_to_end(&mut bytes)
         .map_err(|error| error.to_string())?;
-    text(bytes)
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -228,7 +230,7 @@ mod tests {
     fn a_bad_document_is_reported_with_its_lines_and_gives_no_configuration() {
         let document = Document {
             source: "fw_cfg".into(),
-            text: "version = 1\nhostnam = \"a\"\n[lockspace]\nhost_id = 0\n".into(),
+            bytes: b"version = 1\nhostnam = \"a\"\n[lockspace]\nhost_id = 0\n".to_vec(),
         };
         let loaded = judge(&document);
         assert_eq!(loaded.config, None);
@@ -250,14 +252,58 @@ mod tests {
     }
 
     #[test]
-    fn a_document_too_long_or_not_text_is_refused() {
-        assert!(text(vec![b'#'; 256 * 1024]).is_ok());
+    fn the_node_says_what_nodectl_config_check_says_of_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.toml");
+        let long = [
+            b"version = 1\n#".as_slice(),
+            &"ä".repeat(64 * 1024).into_bytes(),
+        ]
+        .concat();
+        for bytes in [
+            b"".as_slice(),
+            b"version = 1\n# \xe9\n",
+            b"\xef\xbb\xbfversion = 1\r\n[nodes]\r\n",
+            &long,
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let bytes = read(&path).unwrap().unwrap();
+            let source = "state".to_owned();
+            let loaded = judge(&Document {
+                source,
+                bytes: bytes.clone(),
+            });
+            assert_eq!(loaded.config, None);
+            let told = control::config::parse_bytes(&bytes).unwrap_err();
+            let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+            assert_eq!(loaded.report.mistakes, told);
+        }
+        std::fs::write(&path, &long).unwrap();
+        let mistakes = control::config::parse_bytes(&read(&path).unwrap().unwrap()).unwrap_err();
         assert!(
-            text(vec![b'#'; 256 * 1024 + 1])
-                .unwrap_err()
-                .contains("262144 bytes")
+            mistakes[0]
+                .message
+                .contains("largest allowed is 65536 bytes"),
+            "a cut within a character must not hide that it is too long: {mistakes:?}"
         );
-        assert!(text(vec![0xff]).unwrap_err().contains("UTF-8"));
         assert_eq!(read(Path::new("/no/such/file")), Ok(None));
+    }
+
+    #[test]
+    fn a_server_may_send_more_than_is_taken() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/config", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let _length = stream.read(&mut request).unwrap();
+            stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n").unwrap();
+            // Until the client has had enough.
+            while stream.write_all(&[b'#'; 4096]).is_ok() {}
+        });
+        let bytes = fetch_once(&url).unwrap();
+        server.join().unwrap();
+        assert!(control::config::parse_bytes(&bytes).is_err());
     }
 }

@@ -30,8 +30,9 @@ pub struct Volume {
 }
 
 /// Waits for a volume whose file-system label or partition name is `label`;
-/// `None` once all devices have appeared and none of them is it.
-pub async fn find(context: &Rc<Context>, label: &'static str) -> Option<Volume> {
+/// `None` once all devices have appeared and none of them is it. One that bears
+/// the label and cannot be a volume is an answer too, an error with the next step.
+pub async fn find(context: &Rc<Context>, label: &'static str) -> Option<Result<Volume, String>> {
     let places = Places::default();
     let mut examined = BTreeSet::new();
     loop {
@@ -73,24 +74,21 @@ async fn examine(places: &Places, name: &str) -> Option<BlockDevice> {
     smol::future::or(answer, overdue).await
 }
 
-fn usable(device: &BlockDevice, label: &str) -> Option<Volume> {
+fn usable(device: &BlockDevice, label: &str) -> Option<Result<Volume, String>> {
     if !device.is_labelled(label) {
         return None;
     }
     let node = device.node.clone();
-    match &device.content {
-        Some(content) => Some(Volume {
-            node,
-            fs_type: content.kind.name(),
-        }),
-        None => {
-            tracing::warn!(
-                "volume {} is labelled {label} and has no file system",
-                node.display()
-            );
-            None
-        }
-    }
+    let Some(content) = &device.content else {
+        return Some(Err(format!(
+            "{} is labelled {label} and has no file system; make one on it, or take the label away",
+            node.display()
+        )));
+    };
+    Some(Ok(Volume {
+        node,
+        fs_type: content.kind.name(),
+    }))
 }
 
 /// Mounts `volume` at `target`, which is made if missing. Read-only volumes are
@@ -149,4 +147,42 @@ async fn bounded(
         ))
     };
     smol::future::or(answer, overdue).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linux::probe::PartitionIdentity;
+    use linux::probe::content::{Content, Kind};
+
+    #[test]
+    fn a_labelled_volume_without_a_file_system_is_an_error_and_not_passed_over() {
+        let mut device = BlockDevice {
+            name: "vdb1".to_owned(),
+            node: "/dev/vdb1".into(),
+            size_bytes: 1 << 20,
+            partition: Some(PartitionIdentity {
+                disk: "vdb".to_owned(),
+                number: 1,
+                uuid: None,
+                name: Some("HOLDFAST".to_owned()),
+            }),
+            table: None,
+            content: None,
+            fault: None,
+        };
+        let error = usable(&device, "HOLDFAST").unwrap().unwrap_err();
+        assert!(
+            error.contains("/dev/vdb1 is labelled HOLDFAST and has no file system"),
+            "{error}"
+        );
+        assert_eq!(usable(&device, "holdfast-state"), None);
+        device.content = Some(Content {
+            kind: Kind::Ext4,
+            label: None,
+            uuid: None,
+        });
+        let volume = usable(&device, "HOLDFAST").unwrap().unwrap();
+        assert_eq!(volume.fs_type, Kind::Ext4.name());
+    }
 }

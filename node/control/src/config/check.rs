@@ -21,15 +21,7 @@ const OFFSET_STEP: u64 = 1024 * 1024;
 pub fn parse(text: &str) -> Result<Config, Vec<Mistake>> {
     let mut mistakes = Mistakes::new(text);
     if text.len() > DOCUMENT_BYTES_MAX {
-        mistakes.add(
-            None,
-            "",
-            format!(
-                "document of {} bytes: largest allowed is {DOCUMENT_BYTES_MAX}",
-                text.len()
-            ),
-        );
-        return Err(mistakes.into_sorted());
+        return Err(too_long());
     }
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -49,12 +41,17 @@ pub fn parse(text: &str) -> Result<Config, Vec<Mistake>> {
     }
 }
 
-/// Reads a configuration document as it came from a file or a device.
+/// Reads a configuration document as it came from a file or a device, where one
+/// byte more than [`DOCUMENT_BYTES_MAX`] is enough to read.
 ///
 /// # Errors
 ///
 /// As [`parse`]; bytes that are no UTF-8 are a mistake with its line.
 pub fn parse_bytes(bytes: &[u8]) -> Result<Config, Vec<Mistake>> {
+    // First of all: a long document was cut, perhaps within a character.
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        return Err(too_long());
+    }
     match std::str::from_utf8(bytes) {
         Ok(text) => parse(text),
         Err(error) => {
@@ -66,6 +63,14 @@ pub fn parse_bytes(bytes: &[u8]) -> Result<Config, Vec<Mistake>> {
             }])
         }
     }
+}
+
+fn too_long() -> Vec<Mistake> {
+    vec![Mistake {
+        line: None,
+        key: String::new(),
+        message: format!("document too long: largest allowed is {DOCUMENT_BYTES_MAX} bytes"),
+    }]
 }
 
 /// A document of another version has other keys: nothing in it can be judged.

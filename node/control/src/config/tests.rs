@@ -806,7 +806,7 @@ fn a_flood_of_mistakes_is_bounded_and_counted() {
     check(
         &long,
         &expect![[r#"
-        document of 65549 bytes: largest allowed is 65536
+        document too long: largest allowed is 65536 bytes
     "#]],
     );
 }

@@ -17,7 +17,7 @@ use linux::system::{self, CommandLine, SEED_BYTES};
 use smol::LocalExecutor;
 
 use super::sequence::{Millis, Outcome};
-use crate::children::table::CHILDREN_GROUP;
+use crate::children::table::{CHILDREN_GROUP, LEASED_MEMORY_MIN};
 use crate::config_source::{self, Loaded, STATE_MOUNT};
 use crate::identity::{self, Identity};
 use crate::init::Event;
@@ -30,6 +30,12 @@ pub const RELEASE: &str = "/usr/lib/holdfast/release";
 const MODULE_DEADLINE: Duration = Duration::from_secs(30);
 /// Quiet time after the last device event until devices count as all there.
 const SETTLE_MS: Millis = 1_500;
+/// Longest time after coldplug until devices count as all there, whatever else
+/// is announced: a path that comes and goes for ever, or a udevd that died with
+/// its queue, must not keep the node from falling back to what it has.
+const SETTLE_MAX_MS: Millis = 60_000;
+/// Memory the kernel never takes from PID 1, as its control group spells it.
+const SUPERVISOR_MEMORY_MIN: &str = "16M";
 /// Seed kept over reboots on the state volume.
 const SEED_FILE: &str = "/var/lib/holdfast/random-seed";
 
@@ -44,20 +50,23 @@ pub struct Facts {
     pub coldplugged: Option<Millis>,
     /// When the last device event came.
     pub last_uevent: Millis,
-    /// Whether there is a state volume, once known.
+    /// Whether there is a state volume in use, once known.
     pub state_volume: Option<bool>,
+    /// Why one that is there is not in use.
+    pub state_fault: Option<String>,
 }
 
 impl Facts {
     /// Whether every device of the boot has had time to appear: coldplug is done,
-    /// udevd's queue is empty and no event came for a while.
+    /// udevd's queue is empty and no event came for a while, or it took too long.
     #[must_use]
     pub fn devices_settled(&self, now: Millis) -> bool {
         let Some(coldplugged) = self.coldplugged else {
             return false;
         };
-        now >= coldplugged.max(self.last_uevent) + SETTLE_MS
-            && !Path::new("/run/udev/queue").exists()
+        let quiet = now >= coldplugged.max(self.last_uevent) + SETTLE_MS
+            && !Path::new("/run/udev/queue").exists();
+        quiet || now >= coldplugged + SETTLE_MAX_MS
     }
 }
 
@@ -243,6 +252,16 @@ fn cgroups() -> Result<(), String> {
         tracing::warn!("control groups: the kernel has no {missing} controller");
     }
     cgroup::delegate(children.path(), &CONTROLLERS).map_err(say)?;
+    // What a group is promised counts only as far as its parents are promised it.
+    let promises = [
+        (&children, LEASED_MEMORY_MIN),
+        (&own, SUPERVISOR_MEMORY_MIN),
+    ];
+    for (group, bytes) in promises {
+        if let Err(error) = group.limit("memory.min", bytes) {
+            tracing::warn!("memory.min of {}: {error}", group.path().display());
+        }
+    }
     // PID 1 never computes for long, and everybody waits for it: it goes first,
     // which shortens the boot while udevd works through all devices. The lease
     // daemon is above weights, it has real-time priority.
@@ -346,6 +365,11 @@ fn establish_identity(context: &Rc<Context>) -> Result<(), String> {
     }
     fs::write(MACHINE_ID, identity.machine_id() + "\n")
         .map_err(|error| format!("{MACHINE_ID}: {error}"))?;
+    // Until the configuration says another, which a bad one never does.
+    let name = default_host_name(&identity);
+    if let Err(error) = system::set_host_name(&name) {
+        tracing::warn!("host name {name}: {error}");
+    }
     context.facts.borrow_mut().identity = Some(identity);
     Ok(())
 }
@@ -387,8 +411,9 @@ async fn config(context: &Rc<Context>) -> Result<(), String> {
     }
     let first = report.mistakes.first().map_or("", String::as_str);
     Err(format!(
-        "{source}: {} mistakes, first: {first}",
-        report.mistakes.len()
+        "{source}: {} mistake{}, first: {first}",
+        report.mistakes.len(),
+        if report.mistakes.len() == 1 { "" } else { "s" }
     ))
 }
 
@@ -398,13 +423,15 @@ fn hostname(context: &Rc<Context>) -> Result<(), String> {
         .loaded
         .as_ref()
         .and_then(|loaded| loaded.config.as_ref()?.hostname.clone());
-    let machine_id = facts
-        .identity
-        .map(|identity| identity.machine_id())
-        .unwrap_or_default();
     let name = configured
-        .unwrap_or_else(|| format!("holdfast-{}", machine_id.get(..8).unwrap_or("unknown")));
+        .or_else(|| Some(default_host_name(facts.identity.as_ref()?)))
+        .unwrap_or_else(|| "holdfast-unknown".to_owned());
     system::set_host_name(&name).map_err(|error| format!("host name {name}: {error}"))
+}
+
+fn default_host_name(identity: &Identity) -> String {
+    let id = identity.machine_id();
+    format!("holdfast-{}", id.get(..8).unwrap_or(&id))
 }
 
 async fn network(context: &Rc<Context>) -> Outcome {
@@ -475,8 +502,10 @@ async fn coldplug(context: &Rc<Context>) -> Result<(), String> {
     let asked = worker::run("coldplug", work)
         .await
         .and_then(|asked| asked)
-        .map_err(|error| format!("coldplug: {error}"))?;
+        .map_err(|error| format!("coldplug: {error}"));
+    // Failed or not: nothing more will be asked, and others wait for this.
     context.facts.borrow_mut().coldplugged = Some(time::now());
+    let asked = asked?;
     tracing::info!("coldplug asked {asked} devices");
     Ok(())
 }
@@ -502,15 +531,21 @@ fn static_nodes(list: &Path) {
 }
 
 async fn state_volume(context: &Rc<Context>) -> Outcome {
-    let outcome = match volume::find(context, control::STATE_LABEL).await {
-        None => Outcome::Skipped(format!("no volume is labelled {}", control::STATE_LABEL)),
-        Some(found) => match volume::mount(&found, STATE_MOUNT, false).await {
-            Ok(()) => Outcome::Done,
-            Err(error) => Outcome::Failed(error),
-        },
+    let mounted = match volume::find(context, control::STATE_LABEL).await {
+        None => None,
+        Some(Ok(found)) => Some(volume::mount(&found, STATE_MOUNT, false).await),
+        Some(Err(fault)) => Some(Err(fault)),
     };
-    context.facts.borrow_mut().state_volume = Some(outcome == Outcome::Done);
-    outcome
+    let mut facts = context.facts.borrow_mut();
+    facts.state_volume = Some(mounted == Some(Ok(())));
+    match mounted {
+        None => Outcome::Skipped(format!("no volume is labelled {}", control::STATE_LABEL)),
+        Some(Ok(())) => Outcome::Done,
+        Some(Err(fault)) => {
+            facts.state_fault = Some(fault.clone());
+            Outcome::Failed(fault)
+        }
+    }
 }
 
 async fn entropy(context: &Rc<Context>) -> Outcome {
@@ -571,6 +606,10 @@ mod tests {
             facts.devices_settled(5_000 + SETTLE_MS),
             !Path::new("/run/udev/queue").exists()
         );
+        // Events without end.
+        facts.last_uevent = 4_000 + SETTLE_MAX_MS - 1;
+        assert!(!facts.devices_settled(4_000 + SETTLE_MAX_MS - 1));
+        assert!(facts.devices_settled(4_000 + SETTLE_MAX_MS));
     }
 
     #[test]

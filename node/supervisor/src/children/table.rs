@@ -19,6 +19,10 @@ use super::policy::Limits;
 /// Group below which every child has its own.
 pub const CHILDREN_GROUP: &str = "children";
 
+/// Memory the kernel never takes from the lease daemon, as its control group
+/// spells it. The group above must promise it too.
+pub const LEASED_MEMORY_MIN: &str = "16M";
+
 /// A child.
 #[derive(Debug, Clone)]
 pub struct Child {
@@ -162,7 +166,7 @@ pub fn leased(lockspace: &Lockspace, settings: &LeasedSettings) -> Child {
         // The kernel kills it after everything else, and before it gives up.
         oom_score_adj: -999,
         group: &[
-            ("memory.min", "16M"),
+            ("memory.min", LEASED_MEMORY_MIN),
             ("memory.max", "64M"),
             ("pids.max", "64"),
             ("cpu.weight", "10000"),

@@ -6,6 +6,9 @@ use super::{Action, Ipv6Key, MIIMON_MS, simulate, wanted};
 use crate::net::dhcp::Lease;
 use crate::net::observed::{Kind, Link, Mac, Observed, Origin};
 
+/// Smallest MTU of a link that carries IPv6, in bytes (RFC 8200).
+const IPV6_MTU_MIN: u32 = 1280;
+
 /// The model so far and the steps that led to it.
 pub(super) struct Planner {
     pub(super) model: Observed,
@@ -348,11 +351,16 @@ impl Planner {
         }
     }
 
-    /// The bridge's MTU; DHCP may lower it, never raise it above what is below.
+    /// The bridge's MTU; DHCP may lower it, never raise it above what is below,
+    /// nor lower it so far that the kernel would take IPv6 off the bridge.
     pub(super) fn bridge_mtu(&mut self, network: &Network, lease: Option<&Lease>, mtu: u32) {
+        let least = match network.ipv6 {
+            Ipv6::None => 0,
+            Ipv6::Static { .. } | Ipv6::Slaac => IPV6_MTU_MIN,
+        };
         let offered = lease.and_then(|lease| lease.mtu).map(u32::from);
         let mtu = match (network.mtu, offered) {
-            (None, Some(offered)) => offered.min(mtu),
+            (None, Some(offered)) => offered.max(least).min(mtu),
             _ => mtu,
         };
         self.mtu(&network.bridge, mtu);

@@ -118,10 +118,120 @@ fn steps(network: &Network, lease: Option<&Lease>, observed: &Observed) -> Vec<A
     }
 }
 
+/// What the kernel refuses, so that no order of steps runs into it.
+fn assert_taken(model: &Observed, action: &Action) {
+    let link = |name: &String| {
+        let found = model.named(name);
+        found.unwrap_or_else(|| panic!("{action}: {name} is not there"))
+    };
+    match action {
+        Action::CreateBond { link: name, .. } | Action::CreateBridge { link: name, .. } => {
+            assert_eq!(model.named(name), None, "{action}");
+        }
+        Action::CreateVlan {
+            link: name,
+            lower,
+            id,
+        } => {
+            assert_eq!(model.named(name), None, "{action}");
+            let lower = link(lower).index;
+            let kind = Kind::Vlan { lower, id: *id };
+            assert!(
+                model.links.iter().all(|l| l.kind != kind),
+                "{action}: there already"
+            );
+        }
+        Action::SetMtu { link: name, mtu } => match link(name).kind {
+            // A VLAN's frames must fit the link below.
+            Kind::Vlan { lower, .. } => {
+                assert!(
+                    model.indexed(lower).is_some_and(|l| l.mtu >= *mtu),
+                    "{action}"
+                );
+            }
+            Kind::Bond { .. } => {
+                let index = link(name).index;
+                let fits = |l: &&Link| l.mtu_max.is_none_or(|max| *mtu <= max);
+                assert!(
+                    model
+                        .links
+                        .iter()
+                        .filter(|l| l.master == Some(index))
+                        .all(|l| fits(&l))
+                );
+            }
+            _ => assert!(link(name).mtu_max.is_none_or(|max| *mtu <= max), "{action}"),
+        },
+        Action::Attach { link: name, master } => {
+            let (port, master) = (link(name), link(master));
+            match master.kind {
+                Kind::Bond { .. } => assert!(!port.up, "{action}: a bond takes no port that is up"),
+                Kind::Bridge { .. } => {}
+                _ => panic!("{action}: {master:?} takes no ports"),
+            }
+        }
+        Action::AddAddress {
+            link: name,
+            address,
+            ..
+        } if address.is_ipv6() => {
+            let bridge = link(name);
+            assert!(
+                bridge.ipv6.is_some_and(|settings| settings.disable == 0),
+                "{action}"
+            );
+            assert!(
+                bridge.mtu >= 1280,
+                "{action}: no IPv6 on a link with mtu {}",
+                bridge.mtu
+            );
+        }
+        Action::AddRoute {
+            link: name,
+            gateway: Some(gateway),
+            ..
+        } => {
+            let bridge = link(name);
+            assert!(bridge.up, "{action}: a link that is down has no routes");
+            let on_link = |network: IpAddr, prefix| contains(network, prefix, *gateway);
+            let reached = model
+                .addresses
+                .iter()
+                .any(|a| a.link == bridge.index && on_link(a.address, a.prefix))
+                || model.routes.iter().any(|r| {
+                    r.link == bridge.index
+                        && r.gateway.is_none()
+                        && on_link(r.destination, r.prefix)
+                })
+                || matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            assert!(reached, "{action}: nothing leads to the gateway");
+        }
+        Action::Delete { link: name } => {
+            assert!(matches!(
+                link(name).kind,
+                Kind::Bond { .. } | Kind::Vlan { .. } | Kind::Bridge { .. }
+            ));
+        }
+        Action::AdjustBridge { link: name }
+        | Action::SetMac { link: name, .. }
+        | Action::Detach { link: name }
+        | Action::Up { link: name }
+        | Action::Down { link: name }
+        | Action::SetIpv6 { link: name, .. }
+        | Action::AddAddress { link: name, .. }
+        | Action::RemoveAddress { link: name, .. }
+        | Action::AddRoute { link: name, .. }
+        | Action::RemoveRoute { link: name, .. } => {
+            link(name);
+        }
+    }
+}
+
 /// Takes every step on `observed`; planning again must give none.
 fn take(network: &Network, lease: Option<&Lease>, observed: &mut Observed) -> Vec<Action> {
     let actions = steps(network, lease, observed);
     for action in &actions {
+        assert_taken(observed, action);
         simulate(observed, action);
     }
     assert_eq!(
@@ -590,6 +700,103 @@ fn dhcp_may_lower_the_bridges_mtu_but_not_raise_it() {
 }
 
 #[test]
+fn dhcp_does_not_lower_the_mtu_so_far_that_ipv6_is_lost() {
+    let small = Lease {
+        mtu: Some(576),
+        ..lease()
+    };
+    for (ipv6, expected) in [(Ipv6::None, 576), (Ipv6::Slaac, 1280), (fixed_v6(), 1280)] {
+        let mut observed = machine();
+        let network = Network {
+            ipv6,
+            ..over_nic(named("eth0"))
+        };
+        take(&network, Some(&small), &mut observed);
+        assert_eq!(observed.named("ovirtmgmt").unwrap().mtu, expected);
+    }
+}
+
+#[test]
+fn a_vlan_over_a_bond_grows_from_below_and_shrinks_with_it() {
+    let network = |mtu| Network {
+        vlan: Some(100),
+        mtu,
+        ..over_bond(BondMode::ActiveBackup)
+    };
+    let mut observed = machine();
+    take(&network(None), None, &mut observed);
+    expect![[r#"
+        bond0: mtu 9000
+        bond0.100: mtu 9000
+        ovirtmgmt: mtu 9000
+    "#]]
+    .assert_eq(&text(&take(&network(Some(9000)), None, &mut observed)));
+    expect![[r#"
+        bond0: mtu 1400
+        ovirtmgmt: mtu 1400
+    "#]]
+    .assert_eq(&text(&take(&network(Some(1400)), None, &mut observed)));
+    // Somebody's mtu on one link alone is put right.
+    for (name, mtu) in [("eth1", 1300), ("bond0.100", 1280), ("ovirtmgmt", 1500)] {
+        let link = observed.links.iter_mut().find(|link| link.name == name);
+        link.unwrap().mtu = mtu;
+    }
+    expect![[r#"
+        eth1: mtu 1400
+        bond0.100: mtu 1400
+        ovirtmgmt: mtu 1400
+    "#]]
+    .assert_eq(&text(&take(&network(Some(1400)), None, &mut observed)));
+}
+
+#[test]
+fn a_vlan_over_an_active_backup_bond_by_mac_and_pci_address_with_static_addresses() {
+    let members = vec![
+        NicSelector::Mac([0x52, 0x54, 0, 0, 0, 4]),
+        NicSelector::Pci("0000:00:02.0".to_owned()),
+    ];
+    let network = Network {
+        uplink: Uplink::Bond {
+            name: "bond0".to_owned(),
+            mode: BondMode::ActiveBackup,
+            members,
+        },
+        vlan: Some(7),
+        mtu: Some(9000),
+        ipv4: fixed_v4(),
+        ipv6: fixed_v6(),
+        ..over_nic(named("eth0"))
+    };
+    check(
+        &network,
+        None,
+        expect![[r#"
+        create bond bond0 mode active-backup mac 52:54:00:00:00:04
+        eth2: disable_ipv6 = 1
+        eth2: attach to bond0
+        eth0: disable_ipv6 = 1
+        eth0: attach to bond0
+        bond0: mtu 9000
+        bond0: disable_ipv6 = 1
+        bond0: up
+        create vlan bond0.7 on bond0 id 7
+        bond0.7: disable_ipv6 = 1
+        bond0.7: up
+        create bridge ovirtmgmt mac 52:54:00:00:00:04
+        bond0.7: attach to ovirtmgmt
+        ovirtmgmt: accept_ra = 0
+        ovirtmgmt: autoconf = 0
+        ovirtmgmt: up
+        ovirtmgmt: mtu 9000
+        ovirtmgmt: add address 10.0.0.7/24
+        ovirtmgmt: add address 2001:db8::7/64
+        ovirtmgmt: add route default via 10.0.0.1
+        ovirtmgmt: add route default via fe80::1
+    "#]],
+    );
+}
+
+#[test]
 fn cards_are_found_by_permanent_mac_name_and_pci_address() {
     let mac = NicSelector::Mac([0x52, 0x54, 0, 0, 0, 3]);
     let pci = NicSelector::Pci("0000:00:03.0".to_owned());
@@ -825,7 +1032,7 @@ fn every_network() -> Vec<Network> {
     let mut all = Vec::new();
     for uplink in uplinks {
         for vlan in [None, Some(100), Some(200)] {
-            for mtu in [None, Some(9000)] {
+            for mtu in [None, Some(1400), Some(9000)] {
                 for (ipv4, ipv6) in [
                     (Ipv4::Dhcp, Ipv6::None),
                     (fixed_v4(), Ipv6::Slaac),

@@ -256,6 +256,16 @@ impl Policy {
         self.observed.as_ref()?.named(&target.network.bridge)
     }
 
+    /// Whether frames get from the bridge to the wire. A guest's tap alone
+    /// gives the bridge carrier, so the link below it is asked, too.
+    fn carries(&self, bridge: &Link) -> bool {
+        let mut below = self.chain.iter().rev().filter(|name| **name != bridge.name);
+        let uplink = below
+            .next()
+            .and_then(|name| self.observed.as_ref()?.named(name));
+        bridge.up && bridge.carrier && uplink.is_some_and(|uplink| uplink.carrier)
+    }
+
     fn apply(&mut self, now: Millis, network: Network, hostname: Option<String>) {
         if let Some(target) = &self.target
             && target.network == network
@@ -418,7 +428,7 @@ impl Policy {
         };
         let bridge = self
             .bridge()
-            .map(|bridge| (bridge.index, bridge.mac.0, bridge.up && bridge.carrier));
+            .map(|bridge| (bridge.index, bridge.mac.0, self.carries(bridge)));
         let (true, Some((link, mac, carrier))) = (target.network.ipv4 == Ipv4::Dhcp, bridge) else {
             let had = self
                 .dhcp
@@ -501,7 +511,7 @@ impl Policy {
 
     fn address_problem(&self, network: &Network) -> Option<Problem> {
         let bridge = self.bridge()?;
-        if !bridge.carrier {
+        if !self.carries(bridge) {
             let below: Vec<&str> = self
                 .chain
                 .iter()

@@ -116,7 +116,7 @@ impl World {
             .filter_map(|l| l.master)
             .collect();
         for link in &mut self.kernel.links {
-            if link.kind != Kind::Nic {
+            if matches!(link.kind, Kind::Bridge { .. }) {
                 link.carrier = link.up && carrying.contains(&link.index);
             }
         }
@@ -452,6 +452,39 @@ fn a_pulled_cable_is_no_gateways_fault() {
     world.cable = true;
     world.look();
     world.pass(100);
+    assert_eq!(world.state(), "ready");
+}
+
+#[test]
+fn a_guest_on_the_bridge_does_not_hide_a_pulled_cable() {
+    let mut world = World::new();
+    world.apply(&network("eth0", Ipv4::Dhcp));
+    world.pass(1_000);
+    assert_eq!(world.state(), "ready");
+    let bridge = world.kernel.named("ovirtmgmt").map(|bridge| bridge.index);
+    let tap = Link {
+        index: 77,
+        name: "vnet0".to_owned(),
+        kind: Kind::Other,
+        master: bridge,
+        up: true,
+        carrier: true,
+        ..world.kernel.links[0].clone()
+    };
+    world.kernel.links.push(tap);
+    world.cable = false;
+    world.look();
+    assert_eq!(
+        (world.state(), world.reason()),
+        ("waiting-for-link", "no carrier on ovirtmgmt (over eth0)")
+    );
+    // Plugged in again it may be another network: the address is confirmed.
+    world.pass(10_000);
+    world.cable = true;
+    world.server = false;
+    world.look();
+    world.server = true;
+    world.pass(10_000);
     assert_eq!(world.state(), "ready");
 }
 
