@@ -18,7 +18,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dosfstools", "formats the EFI system partition"),
     ("dpkg", "unpacks the image's packages"),
     ("e2fsprogs", "formats state volumes in tests"),
-    ("erofs-utils", "makes file systems to be recognised in tests"),
+    (
+        "erofs-utils",
+        "makes file systems to be recognised in tests",
+    ),
     ("gcc", "links Rust programs"),
     ("git", "names the commit an image is made of"),
     ("iproute2", "sets up the networks of tests"),
