@@ -84,11 +84,17 @@ impl Figures {
     /// Sum of the proportional set sizes of all processes, in KiB.
     #[must_use]
     pub fn proportional_kib(&self) -> u64 {
-        let sizes = self
-            .processes
-            .iter()
-            .map(|process| process.proportional_kib);
-        sizes.sum()
+        self.proportional_kib_without(&[])
+    }
+
+    /// The same without the processes called one of `names`, in KiB.
+    #[must_use]
+    pub fn proportional_kib_without(&self, names: &[&str]) -> u64 {
+        let counted = self.processes.iter();
+        counted
+            .filter(|process| !names.contains(&process.name.as_str()))
+            .map(|process| process.proportional_kib)
+            .sum()
     }
 
     /// Resident set of the process `pid`, in KiB.

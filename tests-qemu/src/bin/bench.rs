@@ -20,6 +20,9 @@ const SUPERVISOR_AIM_KIB: u64 = 6 << 10;
 /// Most leased is to have resident, in KiB.
 const LEASED_AIM_KIB: u64 = 8 << 10;
 
+/// Daemons that Debian starts with its storage packages and the node does not start, so that a reader can leave them out.
+const STORAGE_DAEMONS: [&str; 3] = ["blkmapd", "multipathd", "rpcbind"];
+
 /// Measures the boot time and memory of a node and of a plain Debian with systemd.
 ///
 /// An aim that is missed is printed as missed; the exit status is 0 whenever both could be measured.
@@ -125,6 +128,9 @@ fn report(runs: &Runs) -> Result<String> {
     row("hand-over to bridge address", boot, seconds, true);
     let memory = both(&Figures::proportional_kib);
     row("memory of all processes (PSS)", memory, mebibytes, true);
+    let alike = both(&|run| run.proportional_kib_without(&STORAGE_DAEMONS));
+    let what = "  without Debian's storage daemons";
+    row(what, alike, mebibytes, false);
     let kernel = both(&|run| run.kernel_ms);
     row("kernel start to hand-over", kernel, seconds, false);
     let all = both(&|run| run.kernel_ms + run.boot_ms);
