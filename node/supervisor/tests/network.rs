@@ -395,6 +395,30 @@ fn fixed_addresses_of_both_families_are_set() {
 }
 
 #[test]
+fn an_address_of_another_machine_is_found_out() {
+    if !inside("an_address_of_another_machine_is_found_out") {
+        return;
+    }
+    plug();
+    in_far("ip -6 address add fd77::20/64 dev far0 nodad");
+    let node = Node::start(60_000);
+    node.manager.apply(Network {
+        ipv6: Ipv6::Static {
+            address: "fd77::20".parse().unwrap(),
+            prefix: 64,
+            gateway: Some("fd77::1".parse().unwrap()),
+        },
+        ..network(Ipv4::None)
+    });
+    let failed = node.wait("found out", |report| report.state == "failed");
+    let reason = failed.reason.unwrap();
+    assert!(
+        reason.starts_with("another machine on this network has address fd77::20"),
+        "{reason}"
+    );
+}
+
+#[test]
 fn applying_the_set_in_force_changes_nothing_and_drift_is_repaired() {
     if !inside("applying_the_set_in_force_changes_nothing_and_drift_is_repaired") {
         return;

@@ -124,6 +124,9 @@ pub struct Address {
     pub origin: Origin,
     /// Duplicate address detection has not ended yet (IPv6).
     pub tentative: bool,
+    /// Duplicate address detection found it in use by another machine (IPv6):
+    /// the kernel keeps it but does not use it.
+    pub duplicate: bool,
 }
 
 /// One unicast route of the main table.

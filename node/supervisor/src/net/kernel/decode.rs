@@ -207,14 +207,18 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
     {
         origin = Origin::Kernel;
     }
-    let tentative =
-        flags.contains(AddressFlags::Tentative) && !flags.contains(AddressFlags::Optimistic);
+    // The kernel leaves a duplicate marked as tentative for ever.
+    let duplicate = flags.contains(AddressFlags::Dadfailed);
+    let tentative = flags.contains(AddressFlags::Tentative)
+        && !flags.contains(AddressFlags::Optimistic)
+        && !duplicate;
     Some(Address {
         link: message.header.index,
         address,
         prefix: message.header.prefix_len,
         origin,
         tentative,
+        duplicate,
     })
 }
 

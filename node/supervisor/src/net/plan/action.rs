@@ -282,6 +282,7 @@ pub fn simulate(model: &mut Observed, action: &Action) {
                     prefix: *prefix,
                     origin,
                     tentative: false,
+                    duplicate: false,
                 });
             }
         }

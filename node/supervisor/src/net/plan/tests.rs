@@ -471,6 +471,7 @@ fn an_address_left_on_the_card_moves_to_the_bridge() {
         prefix: 24,
         origin: Origin::Program,
         tentative: false,
+        duplicate: false,
     });
     observed.routes.push(Route {
         link: 2,
@@ -641,6 +642,7 @@ fn advertised_addresses_go_with_autoconfiguration() {
         prefix: 64,
         origin: Origin::Advertised,
         tentative: false,
+        duplicate: false,
     });
     assert_eq!(
         steps(&network, None, &observed),

@@ -497,7 +497,7 @@ impl Policy {
                 self.effects.push_back(Effect::AddressReady);
             }
             self.ask_gateways(now);
-            self.problem = self.gateway_problem();
+            self.problem = self.gateway_problem().or_else(|| self.detecting());
         } else {
             self.gateways.clear();
         }
@@ -524,6 +524,16 @@ impl Policy {
                 below.join(", ")
             )));
         }
+        let duplicate = self.observed.as_ref().and_then(|observed| {
+            let on_bridge = |a: &&super::observed::Address| a.link == bridge.index && a.duplicate;
+            observed.addresses.iter().find(on_bridge)
+        });
+        if let Some(duplicate) = duplicate {
+            return Some(Problem::Failed(format!(
+                "another machine on this network has address {}: configure another, or take it off that machine",
+                duplicate.address
+            )));
+        }
         let on_bridge = |v4: bool| {
             self.observed.as_ref().is_some_and(|observed| {
                 let there = |a: &&super::observed::Address| {
@@ -545,6 +555,21 @@ impl Policy {
             )),
             _ => None,
         }
+    }
+
+    /// A set is not known to work before its own addresses are known to be free.
+    fn detecting(&self) -> Option<Problem> {
+        let bridge = self.bridge()?.index;
+        let mut addresses = self.observed.as_ref()?.addresses.iter();
+        let own = |a: &&super::observed::Address| {
+            a.link == bridge && a.tentative && a.origin == Origin::Program
+        };
+        addresses.find(own).map(|address| {
+            Problem::Configuring(format!(
+                "making sure that no other machine has address {}",
+                address.address
+            ))
+        })
     }
 
     fn write_resolv(&mut self, network: &Network) {

@@ -2,7 +2,7 @@
 //! server and some gateways, with time by hand.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use control::config::{NicSelector, Uplink};
 
@@ -46,6 +46,8 @@ struct World {
     now: Millis,
     kernel: Observed,
     cable: bool,
+    /// Whether duplicate address detection is under way.
+    detecting: bool,
     server: bool,
     /// Gateways that answer.
     alive: Vec<Ipv4Addr>,
@@ -87,6 +89,7 @@ impl World {
                 ..Observed::default()
             },
             cable: true,
+            detecting: false,
             server: true,
             alive: vec![gateway(1)],
             asked: BTreeMap::new(),
@@ -119,6 +122,9 @@ impl World {
             if matches!(link.kind, Kind::Bridge { .. }) {
                 link.carrier = link.up && carrying.contains(&link.index);
             }
+        }
+        for address in &mut self.kernel.addresses {
+            address.tentative = address.address.is_ipv6() && self.detecting;
         }
         let observed = self.kernel.clone();
         self.input(Input::Observed(observed));
@@ -486,6 +492,45 @@ fn a_guest_on_the_bridge_does_not_hide_a_pulled_cable() {
     world.server = true;
     world.pass(10_000);
     assert_eq!(world.state(), "ready");
+}
+
+#[test]
+fn an_ipv6_address_that_another_machine_has_is_named_and_a_change_to_it_taken_back() {
+    let mut world = World::new();
+    let at = |last: u16| {
+        let address = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last);
+        let ipv6 = Ipv6::Static {
+            address,
+            prefix: 64,
+            gateway: None,
+        };
+        Network {
+            ipv6,
+            ..network("eth0", Ipv4::None)
+        }
+    };
+    world.apply(&at(7));
+    world.pass(100);
+    assert_eq!(world.state(), "ready");
+    world.detecting = true;
+    world.apply(&at(8));
+    assert_eq!(
+        (world.state(), world.reason()),
+        (
+            "configuring",
+            "making sure that no other machine has address fd77::8"
+        )
+    );
+    world.detecting = false;
+    world.kernel.addresses[0].duplicate = true;
+    world.look();
+    let why = "another machine on this network has address fd77::8: configure another, \
+               or take it off that machine";
+    assert_eq!((world.state(), world.reason()), ("failed", why));
+    world.pass(DEADLINE_MS);
+    assert_eq!(world.state(), "restored");
+    assert!(world.reason().contains(why), "{}", world.reason());
+    assert_eq!(world.report.addresses, ["fd77::7/64"]);
 }
 
 #[test]
