@@ -9,6 +9,8 @@ use crate::progress::Step;
 use crate::{Error, run};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The workspace's profile for what is in the image.
+const PROFILE: &str = "node";
 
 /// Our programs: cargo package (and binary) name, and where it goes in the root. The initrd's goes nowhere there.
 const PROGRAMS: [(&str, Option<&str>); 4] = [
@@ -42,9 +44,14 @@ impl Binaries {
 pub(crate) fn build(source: &Path, target_dir: &Path, log: &Path) -> Result<Binaries, Error> {
     let step = Step::start("Holdfast's own programs (cargo)");
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .current_dir(source)
-        .args(["build", "--release", "--locked", "--target", TARGET]);
+    command.current_dir(source).args([
+        "build",
+        "--profile",
+        PROFILE,
+        "--locked",
+        "--target",
+        TARGET,
+    ]);
     command.arg("--target-dir").arg(target_dir);
     for (name, _) in PROGRAMS {
         command.args(["--package", name, "--bin", name]);
@@ -56,7 +63,7 @@ pub(crate) fn build(source: &Path, target_dir: &Path, log: &Path) -> Result<Bina
     run::logged(&step, "building Holdfast's own programs", &mut command, log)?;
     step.finish("built");
     Ok(Binaries {
-        dir: target_dir.join(TARGET).join("release"),
+        dir: target_dir.join(TARGET).join(PROFILE),
     })
 }
 

@@ -10,6 +10,7 @@ use leased::{Command, USAGE};
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
+    linux::memory::share_one_heap();
     tracing_subscriber::fmt()
         .with_writer(|| Log)
         .with_ansi(false)

@@ -10,6 +10,7 @@ pub mod disk;
 pub mod error;
 pub mod kmsg;
 pub mod loop_device;
+pub mod memory;
 pub mod module;
 pub mod mount;
 pub mod net;

@@ -11,6 +11,7 @@ the one that runs.";
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
+        linux::memory::share_one_heap();
         return match supervisor::init::run() {
             Ok(()) => ExitCode::FAILURE,
             Err(error) => {
