@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub uptime_ms: u64,
     /// One word: `booting`, `ready`, `degraded` or `shutting-down`.
     pub phase: String,
+    /// Resident memory of the supervisor itself in KiB (VmRSS).
+    pub resident_kib: Option<u64>,
     /// The configuration in force.
     pub config: ConfigReport,
     /// The boot's phases in order.

@@ -101,7 +101,11 @@ impl Peer {
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         stream.set_write_timeout(Some(left(end)?))?;
-        stream.write_all(&line)?;
+        match stream.write_all(&line) {
+            // It hung up before it was asked: it may have said why.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            sent => sent?,
+        }
         let mut answer = Vec::new();
         let mut chunk = [0; 16 * 1024];
         loop {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use control::disk::AreaReport;
 use control::status::{HostReport, HostState};
 use disk_format::{LockspaceName, RecordError};
@@ -12,6 +12,9 @@ use crate::args::LockspaceInit;
 use crate::render;
 use crate::session::{Ending, Session};
 use crate::text::{count, duration, size};
+
+/// Areas stand at multiples of it.
+const OFFSET_STEP: u64 = 1 << 20;
 
 /// Writes an empty lockspace area, after `leased` has made sure that nothing of
 /// value is lost.
@@ -69,6 +72,10 @@ pub(crate) fn show(
     json: bool,
     session: &mut Session<'_>,
 ) -> Result<Ending> {
+    // Every size of area stands at multiples of the smallest.
+    if !offset.is_multiple_of(OFFSET_STEP) {
+        bail!("offset {offset}: must be a multiple of {OFFSET_STEP} (1 MiB)");
+    }
     let found = match area::inspect(path, offset) {
         Ok(found) => found,
         Err(error @ AreaError::NoLockspace { .. }) => return Ok(session.refuse(&error.to_string())),

@@ -141,6 +141,21 @@ fn an_area_made_by_the_original_is_shown() {
         "{}",
         ran.err
     );
+
+    // Half a step on, the second host's record looks like a first one.
+    let ran = node.run([
+        "lockspace",
+        "show",
+        text(&path),
+        "--offset",
+        &((1 << 20) + 512).to_string(),
+    ]);
+    assert_eq!((ran.status, ran.out.as_str()), (2, ""));
+    assert!(
+        ran.err.contains("offset 1049088: must be a multiple of"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

@@ -386,3 +386,27 @@ fn every_help_has_an_example() {
         );
     }
 }
+
+#[test]
+fn a_refusal_given_before_the_question_is_shown() {
+    let node = Node::new();
+    let listener =
+        std::os::unix::net::UnixListener::bind(node.path("control.sock")).expect("bound");
+    // As the supervisor does with one client too many: it answers and hangs up.
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("connection");
+        let reply = Reply::Error {
+            message: "control socket: 32 clients are connected already".to_owned(),
+        };
+        let text = serde_json::to_string(&reply).expect("reply") + "\n";
+        std::io::Write::write_all(&mut stream, text.as_bytes()).expect("written");
+    });
+    let ran = node.run(["boot"]);
+    server.join().expect("server");
+    assert_eq!((ran.status, ran.out.as_str()), (1, ""));
+    assert!(
+        ran.err.contains("32 clients are connected already"),
+        "{}",
+        ran.err
+    );
+}

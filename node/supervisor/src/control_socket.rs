@@ -72,7 +72,11 @@ pub async fn serve<E: 'static>(
         };
         let is_root =
             rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid.is_root());
-        if !is_root || clients.get() >= CLIENTS_MAX {
+        if !is_root {
+            continue;
+        }
+        if clients.get() >= CLIENTS_MAX {
+            refuse(&stream);
             continue;
         }
         clients.set(clients.get() + 1);
@@ -150,6 +154,20 @@ async fn answer<E>(line: &[u8], asked: &Sender<E>, wrap: fn(Asked) -> E) -> Repl
         return gone();
     }
     replied.recv().await.unwrap_or_else(|_| gone())
+}
+
+/// Says why to a client beyond the limit, if that can be had without waiting.
+fn refuse(stream: &UnixStream) {
+    let reply = Reply::Error {
+        message: format!(
+            "control socket: {CLIENTS_MAX} clients are connected already; end one of them"
+        ),
+    };
+    if let Ok(mut text) = serde_json::to_vec(&reply) {
+        text.push(b'\n');
+        // An empty socket buffer takes it whole; who sends nothing gets nothing.
+        rustix::io::write(stream, &text).ok();
+    }
 }
 
 fn too_long() -> Reply {

@@ -1,5 +1,9 @@
 //! The loop: takes one event at a time, applies it, then does what became due.
 
+mod answers;
+mod ending;
+mod services;
+
 use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,32 +12,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::config::Config;
-use control::request::{Reply, Request};
-use control::status::{LockspaceReport, NetworkReport, Snapshot};
+use control::status::LockspaceReport;
 use linux::power::{self, CtrlAltDel, End};
 use linux::process::{Notice as Signal, Signals};
 use linux::system::{self, CommandLine};
 use linux::uevent::{Uevent, UeventSocket};
-use linux::watchdog::Watchdog;
 use smol::{Async, LocalExecutor};
 
 use crate::boot::phases::BOOT;
 use crate::boot::sequence::{Effect, Outcome, Sequence};
 use crate::boot::steps::{self, Context};
 use crate::children::{Change, Children, Notice, reaper, table};
-use crate::control_socket::{self, Asked};
+use crate::control_socket::Asked;
 use crate::journal::{Logger, Sink};
-use crate::shutdown::{self, SHUTDOWN};
 use crate::watchdog::guard::Guard;
 use crate::watchdog::multiplexer::Multiplexer;
-use crate::{console, identity, power_button, time, watchdog};
+use crate::{identity, power_button, time};
 
 /// Events that may wait for the loop; tasks wait for room, callbacks need none.
 const EVENTS_MAX: usize = 256;
 /// Longest sleep of the loop: a forgotten deadline costs this much at most.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
-/// Marks the debug image.
-const DEBUG_MARK: &str = "/usr/lib/holdfast/debug";
 const INPUT: &str = "/sys/class/input";
 
 /// Something happened.
@@ -52,7 +51,12 @@ pub enum Event {
     /// The kernel announced a device.
     Device(Box<Uevent>),
     /// A watchdog was found, or not.
-    WatchdogFound(Result<PathBuf, String>),
+    WatchdogFound {
+        /// Whether it is the one that the configuration names.
+        configured: bool,
+        /// Its path, or what was looked for.
+        found: Result<PathBuf, String>,
+    },
     /// A watchdog client said or did something.
     WatchdogClient,
     /// `nodectl` asks.
@@ -69,6 +73,8 @@ struct Init {
     guard: Guard,
     multiplexer: Rc<RefCell<Multiplexer>>,
     lockspace: Option<LockspaceReport>,
+    /// The watchdog that the configuration names is still looked for.
+    awaits_watchdog: bool,
     version: String,
     boot_id: String,
 }
@@ -137,6 +143,7 @@ async fn drive(
         guard: Guard::new(multiplexer.clone()),
         multiplexer,
         lockspace: None,
+        awaits_watchdog: false,
         version,
         boot_id: system::boot_id().unwrap_or_default(),
         context,
@@ -266,7 +273,9 @@ impl Init {
             }
             Event::Signal(Signal::Other(number)) => tracing::info!("signal {number} ignored"),
             Event::Device(event) => self.device(now, &event),
-            Event::WatchdogFound(found) => self.watchdog_found(now, found),
+            Event::WatchdogFound { configured, found } => {
+                self.watchdog_found(now, configured, found)
+            }
             // Its core decides at the next tick; nothing to do at once.
             Event::WatchdogClient => {}
             Event::Asked(asked) => self.answer(now, *asked),
@@ -339,6 +348,7 @@ impl Init {
                 }
                 let wanted = config.watchdog.device.map(PathBuf::from);
                 if wanted.is_some() && wanted.as_deref() != self.guard.path() {
+                    self.awaits_watchdog = true;
                     self.look_for_watchdog(wanted);
                 }
             }
@@ -392,125 +402,6 @@ impl Init {
         self.context.executor.spawn(listening).detach();
     }
 
-    fn look_for_watchdog(&self, wanted: Option<PathBuf>) {
-        let (context, events) = (self.context.clone(), self.context.events.clone());
-        let search = async move {
-            let found = watchdog::search::find(&context, wanted).await;
-            events.send(Event::WatchdogFound(found)).await.ok();
-        };
-        self.context.executor.spawn(search).detach();
-    }
-
-    fn watchdog_found(&mut self, now: u64, found: Result<PathBuf, String>) {
-        let armed = found.and_then(|path| {
-            if self.guard.path() == Some(&path) {
-                return Ok(());
-            }
-            let device = Watchdog::open(&path)
-                .map_err(|error| format!("watchdog {}: {error}", path.display()))?;
-            if device.never_disarms() {
-                tracing::info!("watchdog {}: its driver never disarms it", path.display());
-            }
-            self.guard.arm(now, Box::new(device))
-        });
-        let outcome = match armed {
-            Ok(()) => Outcome::Done,
-            Err(reason) => {
-                tracing::error!("{reason}");
-                self.guard.absent(reason.clone());
-                Outcome::Failed(reason)
-            }
-        };
-        self.boot.ended(now, "watchdog", outcome);
-        self.start_leased(now);
-    }
-
-    /// Starts the lease daemon if it is wanted and allowed; called again when a
-    /// watchdog turns up late.
-    fn start_leased(&mut self, now: u64) {
-        use control::status::PhaseState::{Failed, Running};
-        if !matches!(self.boot.state("leased"), Some(Running | Failed))
-            || self.children.has("leased")
-        {
-            return;
-        }
-        let Some(config) = self.config() else { return };
-        let Some(lockspace) = &config.lockspace else {
-            self.boot.ended(
-                now,
-                "leased",
-                Outcome::Skipped("the configuration has no lockspace".to_owned()),
-            );
-            return;
-        };
-        let trusted = self.guard.trusted();
-        if !trusted && config.watchdog.required {
-            let fault = self.guard.fault().unwrap_or("watchdog: none found yet");
-            let reason = format!(
-                "leases are refused without a watchdog ({fault}); repair it, or set watchdog.required = false"
-            );
-            self.boot.ended(now, "leased", Outcome::Failed(reason));
-            return;
-        }
-        let Some(identity) = self.context.facts.borrow().identity else {
-            self.boot.ended(
-                now,
-                "leased",
-                Outcome::Failed("the machine has no identity to write into a lease".to_owned()),
-            );
-            return;
-        };
-        let host_name = identity.lease_name(&config, &system::host_name());
-        let settings = table::LeasedSettings {
-            host_name,
-            watchdog: trusted,
-            fire_timeout_s: config.watchdog.fire_timeout_s,
-        };
-        self.children
-            .start(now, table::leased(lockspace, &settings));
-    }
-
-    fn start_consoles(&mut self, now: u64) {
-        let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
-        let line = &self.context.command_line;
-        let shell = console::debug_shell(Path::new(DEBUG_MARK).exists(), line);
-        for device in console::consoles(&active, line, shell.as_deref()) {
-            self.children.start(now, table::console(&device));
-        }
-        if let Some(device) = shell {
-            self.children.start(now, table::shell(&device));
-        }
-    }
-
-    fn open_sockets(&self) -> io::Result<()> {
-        let executor = self.context.executor.clone();
-        let events = self.context.events.clone();
-        let listener = control_socket::bind(Path::new(control::CONTROL_SOCKET))?;
-        executor
-            .spawn(control_socket::serve(
-                executor.clone(),
-                listener,
-                events,
-                |asked| Event::Asked(Box::new(asked)),
-            ))
-            .detach();
-        let listener = watchdog::server::bind(Path::new(control::WDMD_SOCKET))?;
-        let events = self.context.events.clone();
-        // A full inbox wakes the loop just as well.
-        let changed = Rc::new(move || {
-            events.try_send(Event::WatchdogClient).ok();
-        });
-        executor
-            .spawn(watchdog::server::serve(
-                executor.clone(),
-                listener,
-                self.multiplexer.clone(),
-                changed,
-            ))
-            .detach();
-        Ok(())
-    }
-
     fn child_ready(&mut self, now: u64, name: &str) {
         if name == "journald"
             && let Err(error) = self.context.logger.journald_ready()
@@ -518,188 +409,6 @@ impl Init {
             tracing::error!("journal thread: {error}; lines go to the kernel's log");
         }
         self.boot.ended(now, name, Outcome::Done);
-    }
-
-    fn go_down(&mut self, now: u64, end: End) {
-        if self.down.is_some() {
-            tracing::info!("shutdown is under way already");
-            return;
-        }
-        tracing::warn!("shutdown begins: {end:?}");
-        let mut sequence = Sequence::new(SHUTDOWN);
-        sequence.tick(now);
-        self.down = Some((end, sequence));
-    }
-
-    fn act_down(&mut self, now: u64) {
-        let Some((end, mut sequence)) = self.down.take() else {
-            return;
-        };
-        for phase in SHUTDOWN {
-            let running = sequence.state(phase.name) == Some(control::status::PhaseState::Running);
-            let stopping = |child: &str| shutdown::stops(phase.name, child) == Some(true);
-            if running
-                && shutdown::stops(phase.name, "").is_some()
-                && self.children.stopped(stopping)
-            {
-                sequence.ended(now, phase.name, Outcome::Done);
-            }
-        }
-        sequence.tick(now);
-        while let Some(effect) = sequence.next_effect() {
-            match effect {
-                Effect::Start(name) => self.start_down(now, name, &mut sequence),
-                Effect::Settled {
-                    name,
-                    state,
-                    took_ms,
-                    reason,
-                } => log_phase(
-                    "shutdown",
-                    name,
-                    &format!("{state:?}"),
-                    took_ms,
-                    reason.as_deref(),
-                ),
-                Effect::Reboot(_) => {}
-            }
-        }
-        if sequence.settled() {
-            self.guard.finish();
-            tracing::warn!("{end:?} now");
-            let error = power::end(end);
-            // Nothing pets the watchdog any more should this loop not go on.
-            tracing::error!("{end:?} refused: {error}");
-        }
-        self.down = Some((end, sequence));
-    }
-
-    fn start_down(&mut self, now: u64, name: &'static str, sequence: &mut Sequence) {
-        if shutdown::stops(name, "").is_some() {
-            let picks = |child: &str| shutdown::stops(name, child) == Some(true);
-            self.children.stop(now, picks);
-            if self.children.stopped(picks) {
-                sequence.ended(now, name, Outcome::Done);
-            }
-            return;
-        }
-        let state_mounted = self.context.facts.borrow().state_volume == Some(true);
-        let events = self.context.events.clone();
-        let step = async move {
-            let outcome = shutdown::run(name, state_mounted).await;
-            events.send(Event::WentDown(name, outcome)).await.ok();
-        };
-        self.context.executor.spawn(step).detach();
-    }
-
-    fn answer(&mut self, now: u64, asked: Asked) {
-        if let Some(answer) = asked.lockspace {
-            self.remember_lockspace(answer);
-        }
-        let reply = match asked.request {
-            Request::Status => Reply::Status(Box::new(self.snapshot(now))),
-            Request::Boot => Reply::Boot {
-                phases: self.boot.report(now),
-            },
-            Request::Log { lines } => Reply::Log {
-                lines: self
-                    .context
-                    .logger
-                    .last(usize::try_from(lines).unwrap_or(usize::MAX)),
-            },
-            Request::NetApply { toml } => self.apply_network(&toml),
-            Request::Shutdown => {
-                self.go_down(now, End::PowerOff);
-                Reply::Done {
-                    message: "shutting down: leases are released, then the power goes off"
-                        .to_owned(),
-                }
-            }
-            Request::Reboot => {
-                self.go_down(now, End::Reboot);
-                Reply::Done {
-                    message: "rebooting: leases are released first".to_owned(),
-                }
-            }
-        };
-        // The client may be gone.
-        asked.reply.try_send(reply).ok();
-    }
-
-    fn apply_network(&self, toml: &str) -> Reply {
-        let error = |message: String| Reply::Error { message };
-        match control::config::parse(toml) {
-            Err(mistakes) => {
-                let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-                error(lines.join("\n"))
-            }
-            Ok(Config { network: None, .. }) => {
-                error("the document has no network section; add one".to_owned())
-            }
-            Ok(Config {
-                network: Some(network),
-                ..
-            }) => match self.context.apply_network(network) {
-                Ok(()) => Reply::Done {
-                    message: "applying; watch it with nodectl net".to_owned(),
-                },
-                Err(cause) => error(format!("network: {cause}; try again")),
-            },
-        }
-    }
-
-    /// Keeps the last thing the lease daemon said, and says so when it is silent.
-    fn remember_lockspace(&mut self, answer: Result<Option<LockspaceReport>, String>) {
-        match answer {
-            Ok(report) => self.lockspace = report,
-            Err(error) if self.children.has("leased") => {
-                let report = self.lockspace.get_or_insert_default();
-                report.reason = Some(format!(
-                    "leased does not answer ({error}); what is shown may be old"
-                ));
-            }
-            Err(_) => self.lockspace = None,
-        }
-    }
-
-    fn snapshot(&self, now: u64) -> Snapshot {
-        let facts = self.context.facts.borrow();
-        let network = self
-            .context
-            .network()
-            .map_or_else(unconfigured, |manager| manager.report());
-        let watchdog = self.guard.report(now);
-        let healthy = self.boot.failures().next().is_none() && watchdog.state != "withheld";
-        let phase = match (&self.down, self.boot.settled(), healthy) {
-            (Some(_), _, _) => "shutting-down",
-            (None, false, _) => "booting",
-            (None, true, true) => "ready",
-            (None, true, false) => "degraded",
-        };
-        Snapshot {
-            version: self.version.clone(),
-            hostname: system::host_name(),
-            boot_id: self.boot_id.clone(),
-            uptime_ms: now,
-            phase: phase.to_owned(),
-            config: facts
-                .loaded
-                .as_ref()
-                .map(|loaded| loaded.report.clone())
-                .unwrap_or_default(),
-            boot: self.boot.report(now),
-            children: self.children.report(now),
-            network,
-            watchdog,
-            lockspace: self.lockspace.clone(),
-        }
-    }
-}
-
-fn unconfigured() -> NetworkReport {
-    NetworkReport {
-        state: "unconfigured".to_owned(),
-        ..NetworkReport::default()
     }
 }
 

@@ -178,5 +178,8 @@ fn children(out: &mut String, snapshot: &Snapshot) {
             child.last_exit.clone().unwrap_or_else(|| "-".to_owned()),
         ]);
     }
+    if let Some(kib) = snapshot.resident_kib {
+        table.row(["supervisor", "-", "1", "-", &kib.to_string(), "-"].map(str::to_owned));
+    }
     table.draw(out, "children");
 }

@@ -105,6 +105,7 @@ fn ready() -> Snapshot {
         boot_id: "0".to_owned(),
         uptime_ms: 130_400,
         phase: "ready".to_owned(),
+        resident_kib: Some(3_104),
         config: ConfigReport {
             source: Some("fw_cfg".to_owned()),
             mistakes: Vec::new(),
@@ -200,9 +201,10 @@ fn a_ready_node_fits_one_screen() {
             1999           1  unknown  not known     e2f5c0de-58fe-4f69-8a3a-1c2d3e4f5a6b
 
             boot        3 phases ended, 3.0 s after the kernel started
-            children    name    state        pid  restarts   KiB  last exit
-                        udevd   ready         87         0  4812  -
-                        leased  backing-off    -         2     -  signal 9
+            children    name        state        pid  restarts   KiB  last exit
+                        udevd       ready         87         0  4812  -
+                        leased      backing-off    -         2     -  signal 9
+                        supervisor  -              1         -  3104  -
         "#]],
     );
     assert!(drawn.lines().count() <= 24);

@@ -14,7 +14,8 @@
 //! * phases that do not need each other run at the same time;
 //! * a phase that overruns its deadline counts as failed but is not forgotten: if it
 //!   ends well later it counts as done and what was skipped because of it gets its turn;
-//! * the list always settles: every phase has a deadline.
+//! * the list always settles: every phase has a deadline;
+//! * of an abandoned list nothing starts, whatever ends later.
 
 use control::status::{PhaseReport, PhaseState};
 
@@ -104,6 +105,7 @@ struct Entry {
 pub struct Sequence {
     entries: Vec<Entry>,
     effects: std::collections::VecDeque<Effect>,
+    abandoned: bool,
 }
 
 impl Sequence {
@@ -140,6 +142,7 @@ impl Sequence {
         Self {
             entries,
             effects: std::collections::VecDeque::new(),
+            abandoned: false,
         }
     }
 
@@ -165,6 +168,9 @@ impl Sequence {
 
     /// The phase `name` ended. An end that was not awaited is ignored.
     pub fn ended(&mut self, now: Millis, name: &str, outcome: Outcome) {
+        if self.abandoned {
+            return;
+        }
         let Some(index) = self
             .entries
             .iter()
@@ -201,6 +207,21 @@ impl Sequence {
             _ => {}
         }
         self.advance(now);
+    }
+
+    /// Nothing of the list shall start any more, for this reason: whatever has not
+    /// ended counts as skipped, and its end is not awaited.
+    pub fn abandon(&mut self, now: Millis, reason: &str) {
+        for entry in &mut self.entries {
+            entry.held_back = false;
+            if matches!(entry.state, PhaseState::Waiting | PhaseState::Running) {
+                (entry.state, entry.ended) = (PhaseState::Skipped, Some(now));
+                entry.reason = Some(reason.to_owned());
+            }
+        }
+        self.abandoned = true;
+        self.effects
+            .retain(|effect| matches!(effect, Effect::Settled { .. }));
     }
 
     /// The next thing to do, until there is none.

@@ -34,6 +34,8 @@ const SETTLE_MS: Millis = 1_500;
 /// is announced: a path that comes and goes for ever, or a udevd that died with
 /// its queue, must not keep the node from falling back to what it has.
 const SETTLE_MAX_MS: Millis = 60_000;
+/// The same for a coldplug that never ends, from the kernel's start.
+const UNSETTLED_MAX_MS: Millis = 300_000;
 /// Memory the kernel never takes from PID 1, as its control group spells it.
 const SUPERVISOR_MEMORY_MIN: &str = "16M";
 /// Seed kept over reboots on the state volume.
@@ -62,7 +64,7 @@ impl Facts {
     #[must_use]
     pub fn devices_settled(&self, now: Millis) -> bool {
         let Some(coldplugged) = self.coldplugged else {
-            return false;
+            return now >= UNSETTLED_MAX_MS;
         };
         let quiet = now >= coldplugged.max(self.last_uevent) + SETTLE_MS
             && !Path::new("/run/udev/queue").exists();
@@ -596,9 +598,10 @@ mod tests {
             ..Facts::default()
         };
         assert!(
-            !facts.devices_settled(1_000_000),
+            !facts.devices_settled(UNSETTLED_MAX_MS - 1),
             "coldplug has not even begun"
         );
+        assert!(facts.devices_settled(UNSETTLED_MAX_MS), "nor ever will");
         facts.coldplugged = Some(4_000);
         assert!(!facts.devices_settled(5_000 + SETTLE_MS - 1));
         // On a machine whose own udevd is busy the queue file may exist.

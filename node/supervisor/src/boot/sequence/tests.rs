@@ -127,6 +127,31 @@ fn unexpected_ends_change_nothing() {
 }
 
 #[test]
+fn an_abandoned_list_starts_nothing_whatever_ends_later() {
+    let mut sequence = begun();
+    // Its successors' starts are already in the queue when the shutdown begins.
+    sequence.ended(20, "config", Outcome::Done);
+    sequence.abandon(30, "the shutdown began");
+    assert!(sequence.settled());
+    assert_eq!(sequence.deadline(), None);
+    for name in ["config", "network", "leased"] {
+        sequence.ended(40, name, Outcome::Done);
+    }
+    sequence.tick(1_000_000);
+    assert_eq!(started(&mut sequence), [""; 0]);
+    assert_eq!(sequence.state("leased"), Some(PhaseState::Skipped));
+    assert_eq!(sequence.state("config"), Some(PhaseState::Done));
+
+    // Nor what a failure held back.
+    let mut sequence = begun();
+    sequence.ended(20, "config", Outcome::Failed("late".into()));
+    sequence.abandon(30, "the shutdown began");
+    sequence.ended(40, "config", Outcome::Done);
+    sequence.tick(50);
+    assert_eq!(started(&mut sequence), [""; 0]);
+}
+
+#[test]
 #[should_panic(expected = "needs b, which does not precede it")]
 fn a_table_with_a_loop_is_refused() {
     let _never = Sequence::new(&[

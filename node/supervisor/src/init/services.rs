@@ -1,0 +1,164 @@
+//! What the loop starts by itself because it depends on the loop's own state:
+//! the watchdog, the lease daemon behind it, consoles and sockets.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use linux::system;
+use linux::watchdog::Watchdog;
+
+use super::{Event, Init};
+use crate::boot::sequence::Outcome;
+use crate::children::table;
+use crate::{console, control_socket, watchdog};
+
+/// Marks the debug image.
+const DEBUG_MARK: &str = "/usr/lib/holdfast/debug";
+
+impl Init {
+    /// Looks for the device the configuration names, or for any.
+    pub(super) fn look_for_watchdog(&self, wanted: Option<PathBuf>) {
+        let (context, events) = (self.context.clone(), self.context.events.clone());
+        let search = async move {
+            let configured = wanted.is_some();
+            let found = watchdog::search::find(&context, wanted).await;
+            events
+                .send(Event::WatchdogFound { configured, found })
+                .await
+                .ok();
+        };
+        self.context.executor.spawn(search).detach();
+    }
+
+    /// A search ended. Any device will do until the configured one is found, and
+    /// never takes its place.
+    pub(super) fn watchdog_found(
+        &mut self,
+        now: u64,
+        configured: bool,
+        found: Result<PathBuf, String>,
+    ) {
+        if self.down.is_some() {
+            return;
+        }
+        if configured {
+            self.awaits_watchdog = false;
+        } else if self.guard.path().is_some() {
+            return;
+        }
+        let armed = found.and_then(|path| {
+            if self.guard.path() == Some(&path) {
+                return Ok(());
+            }
+            let device = Watchdog::open(&path)
+                .map_err(|error| format!("watchdog {}: {error}", path.display()))?;
+            if device.never_disarms() {
+                tracing::info!("watchdog {}: its driver never disarms it", path.display());
+            }
+            self.guard.arm(now, Box::new(device))
+        });
+        let outcome = match armed {
+            Ok(()) => Outcome::Done,
+            Err(reason) => {
+                tracing::error!("{reason}");
+                if configured {
+                    self.guard.distrust(reason.clone());
+                } else {
+                    self.guard.absent(reason.clone());
+                }
+                Outcome::Failed(reason)
+            }
+        };
+        self.boot.ended(now, "watchdog", outcome);
+        self.start_leased(now);
+    }
+
+    /// Starts the lease daemon if it is wanted and allowed; called again when a
+    /// watchdog turns up late.
+    pub(super) fn start_leased(&mut self, now: u64) {
+        use control::status::PhaseState::{Failed, Running};
+        if !matches!(self.boot.state("leased"), Some(Running | Failed))
+            || self.children.has("leased")
+            || self.awaits_watchdog
+            || self.down.is_some()
+        {
+            return;
+        }
+        let Some(config) = self.config() else { return };
+        let Some(lockspace) = &config.lockspace else {
+            self.boot.ended(
+                now,
+                "leased",
+                Outcome::Skipped("the configuration has no lockspace".to_owned()),
+            );
+            return;
+        };
+        let trusted = self.guard.trusted();
+        if !trusted && config.watchdog.required {
+            let fault = self.guard.fault().unwrap_or("watchdog: none found yet");
+            let reason = format!(
+                "leases are refused without a watchdog ({fault}); repair it, or set watchdog.required = false"
+            );
+            self.boot.ended(now, "leased", Outcome::Failed(reason));
+            return;
+        }
+        let Some(identity) = self.context.facts.borrow().identity else {
+            self.boot.ended(
+                now,
+                "leased",
+                Outcome::Failed("the machine has no identity to write into a lease".to_owned()),
+            );
+            return;
+        };
+        let host_name = identity.lease_name(&config, &system::host_name());
+        let settings = table::LeasedSettings {
+            host_name,
+            watchdog: trusted,
+            fire_timeout_s: config.watchdog.fire_timeout_s,
+        };
+        self.children
+            .start(now, table::leased(lockspace, &settings));
+    }
+
+    pub(super) fn start_consoles(&mut self, now: u64) {
+        let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+        let line = &self.context.command_line;
+        let shell = console::debug_shell(Path::new(DEBUG_MARK).exists(), line);
+        for device in console::consoles(&active, line, shell.as_deref()) {
+            self.children.start(now, table::console(&device));
+        }
+        if let Some(device) = shell {
+            self.children.start(now, table::shell(&device));
+        }
+    }
+
+    pub(super) fn open_sockets(&self) -> io::Result<()> {
+        let executor = self.context.executor.clone();
+        let events = self.context.events.clone();
+        let listener = control_socket::bind(Path::new(control::CONTROL_SOCKET))?;
+        executor
+            .spawn(control_socket::serve(
+                executor.clone(),
+                listener,
+                events,
+                |asked| Event::Asked(Box::new(asked)),
+            ))
+            .detach();
+        let listener = watchdog::server::bind(Path::new(control::WDMD_SOCKET))?;
+        let events = self.context.events.clone();
+        // A full inbox wakes the loop just as well.
+        let changed = Rc::new(move || {
+            events.try_send(Event::WatchdogClient).ok();
+        });
+        executor
+            .spawn(watchdog::server::serve(
+                executor.clone(),
+                listener,
+                self.multiplexer.clone(),
+                changed,
+            ))
+            .detach();
+        Ok(())
+    }
+}
