@@ -395,6 +395,36 @@ fn fixed_addresses_of_both_families_are_set() {
 }
 
 #[test]
+fn routers_give_the_bridge_address_gateway_and_name_server() {
+    if !inside("routers_give_the_bridge_address_gateway_and_name_server") {
+        return;
+    }
+    plug();
+    let _router = dhcp_server(&[
+        "--enable-ra",
+        "--dhcp-range=fd77::,ra-only",
+        "--dhcp-option=option6:dns-server,[fd77::53]",
+    ]);
+    let node = Node::start(60_000);
+    node.manager.apply(Network {
+        ipv6: Ipv6::Slaac,
+        ..network(Ipv4::None)
+    });
+    let report = node.wait_ready();
+    assert!(
+        report.addresses[0].starts_with("fd77::") && report.addresses[0].ends_with("/64"),
+        "{report:?}"
+    );
+    let report = node.wait("the name server", |report| !report.dns.is_empty());
+    assert_eq!(report.dns, ["fd77::53"]);
+    assert!(report.gateways[0].starts_with("fe80::"), "{report:?}");
+    assert_eq!(
+        std::fs::read_to_string(node.resolv_conf()).unwrap(),
+        "nameserver fd77::53\n"
+    );
+}
+
+#[test]
 fn an_address_of_another_machine_is_found_out() {
     if !inside("an_address_of_another_machine_is_found_out") {
         return;

@@ -21,6 +21,7 @@ use smol::channel::{Receiver, Sender};
 use smol::stream::StreamExt;
 use smol::{Async, Timer};
 
+use super::advertised::Listener;
 use super::dhcp::{Millis, packet};
 use super::kernel::Kernel;
 use super::policy::{CHANGE_DEADLINE_MS, Effect, Input, Policy};
@@ -99,6 +100,7 @@ impl Manager {
             events: events_out,
             report: Arc::clone(&report),
             dhcp: None,
+            advertised: None,
             renewal: None,
         };
         std::thread::Builder::new()
@@ -159,6 +161,7 @@ enum Wake {
     /// The kernel's links, addresses or routes changed.
     Changed,
     Dhcp,
+    Advertised,
     Time,
     /// Netlink's connection ended.
     Lost,
@@ -172,6 +175,8 @@ struct Driver {
     report: Arc<Mutex<NetworkReport>>,
     /// Listening on the link with this index.
     dhcp: Option<(u32, Async<PacketSocket>)>,
+    /// Where routers' name servers are told of; absent when that is not possible.
+    advertised: Option<Async<Listener>>,
     /// Keeps the kernel from refusing the server's answer to a renewal.
     renewal: Option<UdpSocket>,
 }
@@ -197,6 +202,7 @@ impl Driver {
             Err(io::Error::from(io::ErrorKind::BrokenPipe))
         };
         let serve = async {
+            self.hear_routers();
             // A batch that was under way when the last connection broke has ended.
             self.input(Input::Executed(Ok(())));
             self.observe(&kernel).await?;
@@ -221,6 +227,7 @@ impl Driver {
                         self.observe(&kernel).await?;
                     }
                     Wake::Dhcp => self.receive_dhcp(),
+                    Wake::Advertised => self.receive_advertised(),
                     Wake::Time => self.input(Input::Tick),
                 }
             }
@@ -248,9 +255,15 @@ impl Driver {
                 _ => smol::future::pending().await,
             }
         };
+        let advertised = async {
+            match &self.advertised {
+                Some(socket) if socket.readable().await.is_ok() => Wake::Advertised,
+                _ => smol::future::pending().await,
+            }
+        };
         smol::future::or(
             smol::future::or(command, news),
-            smol::future::or(dhcp, time),
+            smol::future::or(dhcp, smol::future::or(advertised, time)),
         )
         .await
     }
@@ -343,6 +356,29 @@ impl Driver {
                 Ok(socket) => self.dhcp = Some((link, socket)),
                 Err(error) => tracing::warn!(%error, link, "no DHCP socket"),
             }
+        }
+    }
+
+    fn hear_routers(&mut self) {
+        match Listener::open().and_then(Async::new_nonblocking) {
+            Ok(socket) => self.advertised = Some(socket),
+            Err(error) => tracing::warn!(%error, "advertised name servers are not heard of"),
+        }
+    }
+
+    fn receive_advertised(&mut self) {
+        let Some(socket) = &self.advertised else {
+            return;
+        };
+        match socket.get_ref().receive() {
+            Ok(news) => {
+                for one in &news {
+                    self.policy.handle(now_ms(), Input::Advertised(one));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Lost ones are repeated by the router.
+            Err(error) => tracing::debug!(%error, "advertised name servers"),
         }
     }
 

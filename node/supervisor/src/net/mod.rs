@@ -12,6 +12,7 @@
 //! is the supervisor's whole view of the network. What it is not: it brings up
 //! no storage network and looks after no guest's tap.
 
+pub mod advertised;
 pub mod bootstrap;
 pub mod dhcp;
 mod driver;

@@ -1,23 +1,33 @@
 //! Name servers: from configuration or lease to resolv.conf.
 
 use std::io::{self, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 use control::config::Network;
 
 use super::dhcp::Lease;
 
-/// The configured name servers, or else the lease's.
+/// Name servers a resolver reads from the file; further ones it ignores.
+const SERVERS_MAX: usize = 3;
+
+/// The configured name servers, or else the lease's and then those that
+/// routers advertised.
 #[must_use]
-pub fn servers(network: &Network, lease: Option<&Lease>) -> Vec<IpAddr> {
-    if network.dns.is_empty() {
-        lease
-            .map(|lease| lease.dns.iter().copied().map(IpAddr::V4).collect())
-            .unwrap_or_default()
-    } else {
-        network.dns.clone()
+pub fn servers(
+    network: &Network,
+    lease: Option<&Lease>,
+    advertised: impl Iterator<Item = Ipv6Addr>,
+) -> Vec<IpAddr> {
+    if !network.dns.is_empty() {
+        return network.dns.clone();
     }
+    let leased = lease.into_iter().flat_map(|lease| &lease.dns);
+    leased
+        .map(|server| IpAddr::V4(*server))
+        .chain(advertised.map(IpAddr::V6))
+        .take(SERVERS_MAX)
+        .collect()
 }
 
 /// The configured search domains, or else the lease's.

@@ -7,6 +7,7 @@ use control::config::{Ipv4, Ipv6};
 use super::{Effect, Policy, Problem};
 use crate::net::dhcp::{self, Millis};
 use crate::net::kernel::Reach;
+use crate::net::observed::{Address, Origin};
 
 /// First look at the neighbour cache after a probe; doubled from look to look.
 const LOOK_MIN_MS: u64 = 2;
@@ -165,5 +166,18 @@ impl Policy {
             "waiting for gateway {} to answer",
             pending.address
         )))
+    }
+
+    /// A set is not known to work before its own addresses are known to be free.
+    pub(super) fn detecting(&self) -> Option<Problem> {
+        let bridge = self.bridge()?.index;
+        let mut addresses = self.observed.as_ref()?.addresses.iter();
+        let own = |a: &&Address| a.link == bridge && a.tentative && a.origin == Origin::Program;
+        addresses.find(own).map(|address| {
+            Problem::Configuring(format!(
+                "making sure that no other machine has address {}",
+                address.address
+            ))
+        })
     }
 }

@@ -30,6 +30,7 @@ use control::config::{Ipv4, Ipv6, Network};
 use control::status::NetworkReport;
 use gateway::Gateway;
 
+use super::advertised::{Advertisement, NameServers};
 use super::dhcp::{self, Millis};
 use super::kernel::Reach;
 use super::observed::{Link, Observed, Origin};
@@ -61,6 +62,8 @@ pub enum Input<'a> {
     Executed(Result<(), String>),
     /// A DHCP message arrived.
     Dhcp(&'a [u8]),
+    /// A router advertised name servers.
+    Advertised(&'a Advertisement),
     /// The neighbour cache's word on a gateway asked for with [`Effect::Look`].
     Gateway(IpAddr, Reach),
     /// A deadline may have passed. Early calls are harmless.
@@ -161,6 +164,7 @@ pub struct Policy {
     gateways: Vec<Gateway>,
     problem: Option<Problem>,
     address_at: Option<Millis>,
+    advertised: NameServers,
     resolv: Option<String>,
     published: NetworkReport,
     effects: VecDeque<Effect>,
@@ -190,6 +194,7 @@ impl Policy {
             gateways: Vec::new(),
             problem: None,
             address_at: None,
+            advertised: NameServers::default(),
             resolv: None,
             published: NetworkReport::default(),
             effects: VecDeque::new(),
@@ -210,6 +215,7 @@ impl Policy {
                     dhcp.client.handle(now, dhcp::Input::Message(message));
                 }
             }
+            Input::Advertised(news) => self.advertised.hear(now, news),
             Input::Gateway(address, reach) => self.gateway_said(now, address, reach),
             Input::Tick => {}
         }
@@ -237,9 +243,13 @@ impl Policy {
         let change = self.target.as_ref().and_then(|target| target.deadline);
         let dhcp = self.dhcp.as_ref().and_then(|dhcp| dhcp.client.deadline());
         let gateways = self.gateways.iter().map(|gateway| gateway.next).min();
+        let servers = self.advertised.deadline();
         // While a batch runs, only its end matters.
         let retry = self.retry_at.filter(|_| !self.executing);
-        [change, dhcp, gateways, retry].into_iter().flatten().min()
+        [change, dhcp, gateways, retry, servers]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Index of the link to listen on for DHCP, while a client runs.
@@ -352,6 +362,7 @@ impl Policy {
     /// Restores the invariants after an input.
     fn settle(&mut self, now: Millis) {
         self.retry_at = self.retry_at.filter(|at| *at > now);
+        self.advertised.forget(now);
         if self.executing || self.observed.is_none() || self.target.is_none() {
             return;
         }
@@ -557,27 +568,18 @@ impl Policy {
         }
     }
 
-    /// A set is not known to work before its own addresses are known to be free.
-    fn detecting(&self) -> Option<Problem> {
-        let bridge = self.bridge()?.index;
-        let mut addresses = self.observed.as_ref()?.addresses.iter();
-        let own = |a: &&super::observed::Address| {
-            a.link == bridge && a.tentative && a.origin == Origin::Program
-        };
-        addresses.find(own).map(|address| {
-            Problem::Configuring(format!(
-                "making sure that no other machine has address {}",
-                address.address
-            ))
-        })
+    /// The name servers in force.
+    fn name_servers(&self, network: &Network) -> Vec<IpAddr> {
+        let lease = self.dhcp.as_ref().and_then(|dhcp| dhcp.client.lease());
+        let bridge = self.bridge().map(|bridge| bridge.index);
+        let asked = bridge.filter(|_| network.ipv6 == Ipv6::Slaac);
+        let advertised = asked.into_iter().flat_map(|link| self.advertised.on(link));
+        resolv::servers(network, lease, advertised)
     }
 
     fn write_resolv(&mut self, network: &Network) {
         let lease = self.dhcp.as_ref().and_then(|dhcp| dhcp.client.lease());
-        let text = resolv::text(
-            &resolv::servers(network, lease),
-            &resolv::search(network, lease),
-        );
+        let text = resolv::text(&self.name_servers(network), &resolv::search(network, lease));
         if self.resolv.as_ref() != Some(&text) {
             self.resolv = Some(text.clone());
             self.effects.push_back(Effect::Resolv(text));

@@ -3,7 +3,6 @@
 use control::status::{LinkReport, NetworkReport};
 
 use super::super::observed::{Kind, Origin};
-use super::super::resolv;
 use super::{Effect, Policy, Problem};
 
 impl Policy {
@@ -40,11 +39,11 @@ impl Policy {
             .iter()
             .map(|gateway| gateway.answered)
             .collect();
-        let lease = self.dhcp.as_ref().and_then(|dhcp| dhcp.client.lease());
         let mut report = NetworkReport {
             state: state.to_owned(),
             bridge: Some(target.network.bridge.clone()),
-            dns: resolv::servers(&target.network, lease)
+            dns: self
+                .name_servers(&target.network)
                 .iter()
                 .map(ToString::to_string)
                 .collect(),

@@ -619,6 +619,46 @@ fn a_card_that_comes_late_and_goes_again_is_followed() {
 }
 
 #[test]
+fn advertised_name_servers_follow_the_leased_ones_and_go_with_their_time() {
+    let mut world = World::new();
+    let network = Network {
+        ipv6: Ipv6::Slaac,
+        ..network("eth0", Ipv4::Dhcp)
+    };
+    world.apply(&network);
+    world.pass(1_000);
+    let leased = world.resolv.clone();
+    let bridge = world.kernel.named("ovirtmgmt").map(|bridge| bridge.index);
+    let mut news = Advertisement {
+        link: bridge.expect("made"),
+        servers: vec![Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 0x53)],
+        lifetime_s: 600,
+    };
+    world.input(Input::Advertised(&news));
+    assert_eq!(world.resolv, format!("{leased}nameserver fd77::53\n"));
+    assert_eq!(
+        world.report.dns.last().map(String::as_str),
+        Some("fd77::53")
+    );
+    world.pass(599_000);
+    assert!(world.resolv.contains("fd77::53"));
+    world.pass(2_000);
+    assert_eq!(world.resolv, leased, "its time has passed");
+    // Of another link, or with addresses set by hand, it is nobody's word.
+    news.link += 1;
+    world.input(Input::Advertised(&news));
+    assert_eq!(world.resolv, leased);
+    news.link -= 1;
+    world.apply(&Network {
+        ipv6: Ipv6::None,
+        ..network
+    });
+    world.input(Input::Advertised(&news));
+    world.pass(1_000);
+    assert_eq!(world.resolv, leased);
+}
+
+#[test]
 fn configured_name_servers_win() {
     let mut world = World::new();
     let dns = vec!["10.9.9.9".parse().expect("an address")];
