@@ -121,6 +121,31 @@ fn the_watchdog_is_registered_before_the_lease_counts_and_cleared_only_by_a_rele
 }
 
 #[test]
+fn a_watchdog_that_hangs_up_on_a_holder_is_an_alarm_and_no_reason_to_register_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let disks = disk_dir();
+    let disk = support::area(&disks, "disk", "LS");
+    let wdmd = Wdmd::start(&dir, 60, 1, true);
+    let leased = Setup {
+        watchdog: Some(wdmd.socket.clone()),
+        ..Setup::new(&disk, "node-a", 1)
+    }
+    .start();
+    let held = leased.until("renewed", |status| status.renewals >= 1);
+    wdmd.hang_up();
+    leased.until_reason("the watchdog's connection broke while the lease was held");
+    let later = leased.until("renewed all the same", |status| {
+        status.renewals >= held.renewals + 2
+    });
+    assert_eq!(later.state, LockspaceState::Held);
+    // A new registration would hide from a new wdmd that the old one may fire.
+    assert_eq!(wdmd.clients.lock().unwrap().len(), 1);
+    assert!(wdmd.last().expire_s > 0);
+    let (end, log) = leased.stop();
+    assert!(end.success() && log.contains("watchdog"), "{log}");
+}
+
+#[test]
 fn without_a_usable_watchdog_nothing_is_written_and_the_reason_says_what_to_do() {
     let disks = disk_dir();
     let disk = support::area(&disks, "disk", "LS");

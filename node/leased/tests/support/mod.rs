@@ -145,6 +145,7 @@ pub struct Client {
 pub struct Wdmd {
     pub socket: PathBuf,
     pub clients: Arc<Mutex<Vec<Client>>>,
+    streams: Arc<Mutex<Vec<UnixStream>>>,
 }
 
 impl Wdmd {
@@ -159,8 +160,12 @@ impl Wdmd {
         let listener = UnixListener::bind(&socket).expect("a socket");
         let clients = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&clients);
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&streams);
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                let copy = stream.try_clone().expect("a copy");
+                kept.lock().expect("streams").push(copy);
                 let all = Arc::clone(&all);
                 let index = {
                     let mut all = all.lock().expect("clients");
@@ -182,7 +187,18 @@ impl Wdmd {
                 });
             }
         });
-        Self { socket, clients }
+        Self {
+            socket,
+            clients,
+            streams,
+        }
+    }
+
+    /// Ends every connection, as its own death would.
+    pub fn hang_up(&self) {
+        for stream in self.streams.lock().expect("streams").drain(..) {
+            stream.shutdown(std::net::Shutdown::Both).ok();
+        }
     }
 
     pub fn last(&self) -> Client {

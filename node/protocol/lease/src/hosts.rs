@@ -12,7 +12,8 @@ use crate::timings;
 pub enum Belief {
     /// Its lease is free.
     Free,
-    /// Not seen changing since the first look, which is not long ago.
+    /// Not seen changing since the first look, which is not long ago; or its
+    /// record was wiped.
     Unknown,
     /// Renewing (or ourselves).
     Live,
@@ -62,7 +63,12 @@ impl Host {
     #[must_use]
     pub fn belief(&self, now: Monotonic, fire_timeout_s: u32) -> Belief {
         if self.timestamp == 0 {
-            return Belief::Free;
+            // Zeros where its record should be do not say that it gave it back.
+            return if self.damaged {
+                Belief::Unknown
+            } else {
+                Belief::Free
+            };
         }
         let Some(last) = self.last_live.or(self.first_check) else {
             return Belief::Unknown;
@@ -225,7 +231,8 @@ mod tests {
     fn damage_keeps_what_was_known() {
         let mut hosts = Hosts::default();
         look(&mut hosts, &record(4, 500), 100);
-        look(&mut hosts, &[0; delta::RECORD_BYTES], 101);
+        let belief = look(&mut hosts, &[0; delta::RECORD_BYTES], 101);
+        assert_eq!(belief, Belief::Unknown, "wiped is not free");
         let host = hosts.get(HostId::new(1).expect("valid"));
         assert!(host.damaged);
         assert_eq!(host.generation, Generation(4));
