@@ -9,7 +9,8 @@
 //!     └──────────  BackingOff(until) ◀─────────┘
 //!
 //!  any with a process ──stop──▶ Stopping ──exit──▶ Stopped
-//!                                  │ stop deadline: SIGKILL to the whole group
+//!                                  │ stop deadline: SIGKILL to the whole group;
+//!                                  └─ still there after a while ──▶ Stopped
 //! ```
 //!
 //! Invariants, tested below: at most one process at a time; a child that ends
@@ -21,6 +22,10 @@ use std::collections::VecDeque;
 use linux::process::Exit;
 
 use crate::boot::sequence::Millis;
+
+/// Longest wait for a killed process to be gone. One stuck in the kernel, in a read
+/// of a dead disk for instance, must not hold up a shutdown.
+pub const KILLED_MAX_MS: Millis = 15_000;
 
 /// The numbers of one child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +204,13 @@ impl Policy {
                 self.killed = true;
                 self.effects.push_back(Effect::Kill);
             }
+            State::Stopping(_) if self.killed && self.deadline().is_some_and(|due| now >= due) => {
+                self.state = State::Stopped;
+                self.last_exit = Some(format!(
+                    "still there {} s after it was killed",
+                    KILLED_MAX_MS / 1000
+                ));
+            }
             _ => {}
         }
     }
@@ -208,6 +220,7 @@ impl Policy {
     pub fn deadline(&self) -> Option<Millis> {
         match self.state {
             State::BackingOff(until) => Some(until),
+            State::Stopping(until) if self.killed => Some(until + KILLED_MAX_MS),
             _ if self.killed => None,
             State::Starting => Some(self.started? + self.limits.start_deadline_ms),
             State::Stopping(until) => Some(until),
@@ -328,6 +341,27 @@ mod tests {
         policy.want(4000);
         policy.tick(9000);
         assert_eq!(effects(&mut policy), []);
+    }
+
+    #[test]
+    fn one_that_not_even_a_kill_ends_is_given_up_and_its_late_end_changes_nothing() {
+        let mut policy = running();
+        policy.stop(0);
+        policy.tick(3000);
+        assert_eq!(effects(&mut policy), [Effect::Terminate, Effect::Kill]);
+        assert_eq!(policy.deadline(), Some(3000 + KILLED_MAX_MS));
+        policy.tick(3000 + KILLED_MAX_MS - 1);
+        assert_eq!(policy.state(), State::Stopping(3000));
+        policy.tick(3000 + KILLED_MAX_MS);
+        assert_eq!(policy.state(), State::Stopped);
+        assert_eq!(policy.deadline(), None);
+        assert!(policy.last_exit().unwrap().contains("after it was killed"));
+        policy.exited(90_000, Exit::Signal(9));
+        policy.tick(90_000);
+        assert_eq!(
+            (policy.state(), effects(&mut policy)),
+            (State::Stopped, vec![])
+        );
     }
 
     #[test]
