@@ -95,11 +95,7 @@ impl Init {
             return;
         };
         let trusted = self.guard.trusted();
-        if !trusted && config.watchdog.required {
-            let fault = self.guard.fault().unwrap_or("watchdog: none found yet");
-            let reason = format!(
-                "leases are refused without a watchdog ({fault}); repair it, or set watchdog.required = false"
-            );
+        if let Err(reason) = may_lease(trusted, config.watchdog.required, self.guard.fault()) {
             self.boot.ended(now, "leased", Outcome::Failed(reason));
             return;
         }
@@ -160,5 +156,39 @@ impl Init {
             ))
             .detach();
         Ok(())
+    }
+}
+
+/// Whether leases may be held behind the watchdog as it is, or why not.
+fn may_lease(trusted: bool, required: bool, fault: Option<&str>) -> Result<(), String> {
+    if trusted || !required {
+        return Ok(());
+    }
+    let fault = fault.unwrap_or("watchdog: none found yet");
+    Err(format!(
+        "leases are refused without a watchdog ({fault}); repair it, or set watchdog.required = false"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leases_need_a_trusted_watchdog_unless_the_configuration_says_otherwise() {
+        assert_eq!(may_lease(true, true, None), Ok(()));
+        assert_eq!(may_lease(false, false, Some("no watchdog")), Ok(()));
+        let why = may_lease(false, true, Some("no watchdog: /dev/watchdog7 not found"));
+        let why = why.unwrap_err();
+        assert!(
+            why.contains("(no watchdog: /dev/watchdog7 not found); repair it, or set"),
+            "{why}"
+        );
+        assert!(
+            may_lease(false, true, None).is_err(),
+            "nor before one is found"
+        );
+        let default = control::config::parse("version = 1\n").unwrap();
+        assert!(default.watchdog.required, "silence is no permission");
     }
 }
