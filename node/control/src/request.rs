@@ -10,7 +10,7 @@ pub const REQUEST_BYTES_MAX: usize = 256 * 1024;
 
 /// A request to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "request", rename_all = "kebab-case", from = "StrictRequest")]
 pub enum Request {
     /// The whole snapshot.
     Status,
@@ -63,7 +63,11 @@ pub enum Reply {
 
 /// A request to `leased`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(
+    tag = "request",
+    rename_all = "kebab-case",
+    from = "StrictLeasedRequest"
+)]
 pub enum LeasedRequest {
     /// Every lockspace.
     Status,
@@ -83,4 +87,46 @@ pub enum LeasedReply {
         /// Why.
         message: String,
     },
+}
+
+/// [`Request`] as it is read. serde lets unknown keys pass beside a variant
+/// without fields of its own, but not beside one with an empty set of them: a
+/// client that asks for a reboot "at" some time must not get one now.
+#[derive(Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+enum StrictRequest {
+    Status {},
+    Boot {},
+    Log { lines: u32 },
+    NetApply { toml: String },
+    Shutdown {},
+    Reboot {},
+}
+
+impl From<StrictRequest> for Request {
+    fn from(strict: StrictRequest) -> Self {
+        match strict {
+            StrictRequest::Status {} => Self::Status,
+            StrictRequest::Boot {} => Self::Boot,
+            StrictRequest::Log { lines } => Self::Log { lines },
+            StrictRequest::NetApply { toml } => Self::NetApply { toml },
+            StrictRequest::Shutdown {} => Self::Shutdown,
+            StrictRequest::Reboot {} => Self::Reboot,
+        }
+    }
+}
+
+/// [`LeasedRequest`] as it is read.
+#[derive(Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
+enum StrictLeasedRequest {
+    Status {},
+}
+
+impl From<StrictLeasedRequest> for LeasedRequest {
+    fn from(strict: StrictLeasedRequest) -> Self {
+        match strict {
+            StrictLeasedRequest::Status {} => Self::Status,
+        }
+    }
 }

@@ -39,9 +39,13 @@ fn requests_are_spelled_like_this() {
         );
     }
     assert_eq!(json(&LeasedRequest::Status), r#"{"request":"status"}"#);
-    assert!(
-        serde_json::from_str::<Request>(r#"{"request":"log","lines":5,"colour":"red"}"#).is_err()
-    );
+    for line in &lines {
+        let more = line.replace('}', r#","colour":"red"}"#);
+        let refused = serde_json::from_str::<Request>(&more);
+        assert!(refused.is_err(), "{more}: {refused:?}");
+    }
+    let more = r#"{"request":"status","of":"LS"}"#;
+    assert!(serde_json::from_str::<LeasedRequest>(more).is_err());
     assert!(serde_json::from_str::<Request>(r#"{"request":"dance"}"#).is_err());
 }
 

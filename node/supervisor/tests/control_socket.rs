@@ -149,6 +149,7 @@ fn nonsense_is_answered_with_an_error_and_the_conversation_goes_on() {
         b"\n".as_slice(),
         b"\xff\xfe\0\n",
         b"{\"request\":\"format-disk\"}\n",
+        b"{\"request\":\"boot\",\"more\":1}\n",
         deep.as_bytes(),
     ] {
         client.stream.write_all(nonsense).unwrap();
