@@ -191,7 +191,7 @@ impl Sequence {
                     now,
                     index,
                     PhaseState::Done,
-                    Some("ended well after its deadline".to_owned()),
+                    Some("failed at first, ended well later".to_owned()),
                 );
                 for entry in &mut self.entries {
                     if entry.held_back {

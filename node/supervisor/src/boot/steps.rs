@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use control::config::{Network, Uplink};
+use control::status::NetworkReport;
 use linux::cgroup::{self, Cgroup};
 use linux::error::chain;
 use linux::module::{Loader, Settings};
@@ -36,6 +37,10 @@ const SETTLE_MS: Millis = 1_500;
 const SETTLE_MAX_MS: Millis = 60_000;
 /// The same for a coldplug that never ends, from the kernel's start.
 const UNSETTLED_MAX_MS: Millis = 300_000;
+/// How often the network is looked at while it comes up.
+const NETWORK_POLL: Duration = Duration::from_millis(500);
+/// The same once it has failed.
+const NETWORK_WATCH: Duration = Duration::from_secs(5);
 /// Memory the kernel never takes from PID 1, as its control group spells it.
 const SUPERVISOR_MEMORY_MIN: &str = "16M";
 /// Seed kept over reboots on the state volume.
@@ -462,32 +467,49 @@ async fn network(context: &Rc<Context>) -> Outcome {
         return Outcome::Failed("network: it was stopped".to_owned());
     };
     let events = manager.events();
+    let mut failure = None;
     loop {
-        let report = manager.report();
-        let settled = report.state == "ready"
-            || report.state == "restored"
-            || report.state == "gateway-unreachable";
-        if settled && report.bridge.as_deref() == Some(bridge.as_str()) {
-            return match report.reason {
-                Some(reason) if report.state != "ready" => Outcome::Failed(reason),
-                _ => Outcome::Done,
-            };
-        }
-        if report.state == "failed" {
-            return Outcome::Failed(
-                report
-                    .reason
-                    .unwrap_or_else(|| "network: failed".to_owned()),
-            );
+        match network_outcome(&manager.report(), &bridge) {
+            Some(Outcome::Done) => return Outcome::Done,
+            // Told once and watched further: a gateway or a server may come back.
+            Some(outcome) if failure.as_ref() != Some(&outcome) => {
+                let told = Event::Booted("network", outcome.clone());
+                if context.events.send(told).await.is_err() {
+                    return outcome;
+                }
+                failure = Some(outcome);
+            }
+            _ => {}
         }
         // Events wake this up; the timer is for one that was dropped.
+        let pause = if failure.is_some() {
+            NETWORK_WATCH
+        } else {
+            NETWORK_POLL
+        };
         let again = async {
-            smol::Timer::after(Duration::from_millis(500)).await;
+            smol::Timer::after(pause).await;
             true
         };
         if !smol::future::or(async { events.recv().await.is_ok() }, again).await {
             return Outcome::Failed("network: its thread ended".to_owned());
         }
+    }
+}
+
+/// What `report` means for the phase that wants `bridge`; nothing while it is
+/// under way.
+fn network_outcome(report: &NetworkReport, bridge: &str) -> Option<Outcome> {
+    let ours = report.bridge.as_deref() == Some(bridge);
+    let why = || {
+        let reason = report.reason.clone();
+        Outcome::Failed(reason.unwrap_or_else(|| format!("network: {}", report.state)))
+    };
+    match report.state.as_str() {
+        "ready" if ours => Some(Outcome::Done),
+        "restored" | "gateway-unreachable" if ours => Some(why()),
+        "failed" => Some(why()),
+        _ => None,
     }
 }
 
@@ -613,6 +635,25 @@ mod tests {
         facts.last_uevent = 4_000 + SETTLE_MAX_MS - 1;
         assert!(!facts.devices_settled(4_000 + SETTLE_MAX_MS - 1));
         assert!(facts.devices_settled(4_000 + SETTLE_MAX_MS));
+    }
+
+    #[test]
+    fn the_network_phase_ends_well_only_with_the_bridge_it_wants() {
+        let report = |state: &str, bridge: &str| NetworkReport {
+            state: state.to_owned(),
+            bridge: Some(bridge.to_owned()),
+            ..NetworkReport::default()
+        };
+        let outcome = |state, bridge| network_outcome(&report(state, bridge), "ovirtmgmt");
+        assert_eq!(outcome("ready", "ovirtmgmt"), Some(Outcome::Done));
+        assert_eq!(outcome("ready", "the-one-before"), None);
+        for state in ["waiting-for-link", "configuring", "unconfigured"] {
+            assert_eq!(outcome(state, "ovirtmgmt"), None, "{state}");
+        }
+        for state in ["restored", "gateway-unreachable", "failed"] {
+            let expected = Some(Outcome::Failed(format!("network: {state}")));
+            assert_eq!(outcome(state, "ovirtmgmt"), expected);
+        }
     }
 
     #[test]
