@@ -3,13 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use control::config::{Network, Uplink};
-use control::status::NetworkReport;
+use control::config::Network;
 use linux::cgroup::{self, Cgroup};
 use linux::error::chain;
 use linux::module::{Loader, Settings};
@@ -17,6 +16,7 @@ use linux::mount::{self, ApiFileSystem, Flags};
 use linux::system::{self, CommandLine, SEED_BYTES};
 use smol::LocalExecutor;
 
+use super::network;
 use super::sequence::{Millis, Outcome};
 use crate::children::table::{CHILDREN_GROUP, LEASED_MEMORY_MIN};
 use crate::config_source::{self, Loaded, STATE_MOUNT};
@@ -37,10 +37,6 @@ const SETTLE_MS: Millis = 1_500;
 const SETTLE_MAX_MS: Millis = 60_000;
 /// The same for a coldplug that never ends, from the kernel's start.
 const UNSETTLED_MAX_MS: Millis = 300_000;
-/// How often the network is looked at while it comes up.
-const NETWORK_POLL: Duration = Duration::from_millis(500);
-/// The same once it has failed.
-const NETWORK_WATCH: Duration = Duration::from_secs(5);
 /// Memory the kernel never takes from PID 1, as its control group spells it.
 const SUPERVISOR_MEMORY_MIN: &str = "16M";
 /// Seed kept over reboots on the state volume.
@@ -156,7 +152,7 @@ pub async fn run(context: Rc<Context>, name: &'static str) -> Outcome {
         "clock" => clock(),
         "config" => config(&context).await,
         "hostname" => hostname(&context),
-        "network" => return network(&context).await,
+        "network" => return network::run(&context).await,
         "coldplug" => coldplug(&context).await,
         "state-volume" => return state_volume(&context).await,
         "entropy" => return entropy(&context).await,
@@ -280,7 +276,7 @@ fn cgroups() -> Result<(), String> {
 
 /// Loads the drivers of network cards and the bridge without waiting for udevd.
 async fn kernel_modules(context: &Rc<Context>) -> Result<(), String> {
-    let mut wanted = network_modaliases(Path::new("/sys/bus/pci/devices"));
+    let mut wanted = network::modaliases(Path::new("/sys/bus/pci/devices"));
     wanted.push("bridge".to_owned());
     if Path::new("/sys/bus/acpi/devices/QEMU0002:00").exists() {
         wanted.push("qemu_fw_cfg".to_owned());
@@ -288,33 +284,6 @@ async fn kernel_modules(context: &Rc<Context>) -> Result<(), String> {
     let wanted: Vec<&str> = wanted.iter().map(String::as_str).collect();
     load_modules(context, &wanted).await;
     Ok(())
-}
-
-/// What the network functions on PCI ask for.
-fn network_modaliases(devices: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(devices) else {
-        return Vec::new();
-    };
-    let read = |path: PathBuf| {
-        fs::read_to_string(path)
-            .map(|text| text.trim().to_owned())
-            .unwrap_or_default()
-    };
-    let mut wanted = std::collections::BTreeSet::new();
-    for entry in entries.flatten() {
-        // Class 02xxxx is "network controller".
-        if read(entry.path().join("class")).starts_with("0x02") {
-            wanted.insert(read(entry.path().join("modalias")));
-            if read(entry.path().join("vendor")) == "0x1af4" {
-                // A virtio card is a device behind the PCI function.
-                wanted.insert("virtio_net".to_owned());
-            }
-        }
-    }
-    wanted
-        .into_iter()
-        .filter(|alias| !alias.is_empty())
-        .collect()
 }
 
 /// Loads modules by name or modalias, on a thread, without waiting beyond a
@@ -441,78 +410,6 @@ fn default_host_name(identity: &Identity) -> String {
     format!("holdfast-{}", id.get(..8).unwrap_or(&id))
 }
 
-async fn network(context: &Rc<Context>) -> Outcome {
-    let wanted = context
-        .facts
-        .borrow()
-        .loaded
-        .as_ref()
-        .and_then(|loaded| loaded.config.as_ref()?.network.clone());
-    let Some(wanted) = wanted else {
-        return Outcome::Skipped("the configuration has no network section".to_owned());
-    };
-    let mut modules = Vec::new();
-    if matches!(wanted.uplink, Uplink::Bond { .. }) {
-        modules.push("bonding");
-    }
-    if wanted.vlan.is_some() {
-        modules.push("8021q");
-    }
-    load_modules(context, &modules).await;
-    let bridge = wanted.bridge.clone();
-    if let Err(error) = context.apply_network(wanted) {
-        return Outcome::Failed(format!("network: {error}"));
-    }
-    let Some(manager) = context.network() else {
-        return Outcome::Failed("network: it was stopped".to_owned());
-    };
-    let events = manager.events();
-    let mut failure = None;
-    loop {
-        match network_outcome(&manager.report(), &bridge) {
-            Some(Outcome::Done) => return Outcome::Done,
-            // Told once and watched further: a gateway or a server may come back.
-            Some(outcome) if failure.as_ref() != Some(&outcome) => {
-                let told = Event::Booted("network", outcome.clone());
-                if context.events.send(told).await.is_err() {
-                    return outcome;
-                }
-                failure = Some(outcome);
-            }
-            _ => {}
-        }
-        // Events wake this up; the timer is for one that was dropped.
-        let pause = if failure.is_some() {
-            NETWORK_WATCH
-        } else {
-            NETWORK_POLL
-        };
-        let again = async {
-            smol::Timer::after(pause).await;
-            true
-        };
-        if !smol::future::or(async { events.recv().await.is_ok() }, again).await {
-            return Outcome::Failed("network: its thread ended".to_owned());
-        }
-    }
-}
-
-/// What `report` means for the phase that wants `bridge`; nothing while it is
-/// under way.
-fn network_outcome(report: &NetworkReport, bridge: &str) -> Option<Outcome> {
-    let ours = report.bridge.as_deref() == Some(bridge);
-    let why = || {
-        let reason = report.reason.clone();
-        Outcome::Failed(reason.unwrap_or_else(|| format!("network: {}", report.state)))
-    };
-    match report.state.as_str() {
-        "ready" if ours => Some(Outcome::Done),
-        "restored" | "gateway-unreachable" if ours => Some(why()),
-        "failed" => Some(why()),
-        _ => None,
-    }
-}
-
 async fn coldplug(context: &Rc<Context>) -> Result<(), String> {
     let release = system::kernel_release();
     let work = move || {
@@ -635,45 +532,5 @@ mod tests {
         facts.last_uevent = 4_000 + SETTLE_MAX_MS - 1;
         assert!(!facts.devices_settled(4_000 + SETTLE_MAX_MS - 1));
         assert!(facts.devices_settled(4_000 + SETTLE_MAX_MS));
-    }
-
-    #[test]
-    fn the_network_phase_ends_well_only_with_the_bridge_it_wants() {
-        let report = |state: &str, bridge: &str| NetworkReport {
-            state: state.to_owned(),
-            bridge: Some(bridge.to_owned()),
-            ..NetworkReport::default()
-        };
-        let outcome = |state, bridge| network_outcome(&report(state, bridge), "ovirtmgmt");
-        assert_eq!(outcome("ready", "ovirtmgmt"), Some(Outcome::Done));
-        assert_eq!(outcome("ready", "the-one-before"), None);
-        for state in ["waiting-for-link", "configuring", "unconfigured"] {
-            assert_eq!(outcome(state, "ovirtmgmt"), None, "{state}");
-        }
-        for state in ["restored", "gateway-unreachable", "failed"] {
-            let expected = Some(Outcome::Failed(format!("network: {state}")));
-            assert_eq!(outcome(state, "ovirtmgmt"), expected);
-        }
-    }
-
-    #[test]
-    fn network_functions_on_pci_are_found_and_virtio_names_both_its_drivers() {
-        let devices = std::env::temp_dir().join(format!("holdfast-pci-net-{}", std::process::id()));
-        let functions = [
-            ("a", "0x020000", "0x8086", "pci:v00008086d000010D3"),
-            ("b", "0x010000", "0x1af4", "pci:disk"),
-            ("c", "0x020000", "0x1af4", "pci:v00001AF4"),
-        ];
-        for (slot, class, vendor, modalias) in functions {
-            fs::create_dir_all(devices.join(slot)).unwrap();
-            for (file, text) in [("class", class), ("vendor", vendor), ("modalias", modalias)] {
-                fs::write(devices.join(slot).join(file), format!("{text}\n")).unwrap();
-            }
-        }
-        assert_eq!(
-            network_modaliases(&devices),
-            ["pci:v00001AF4", "pci:v00008086d000010D3", "virtio_net"]
-        );
-        fs::remove_dir_all(&devices).unwrap();
     }
 }
