@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use control::status::{HostState, LockspaceState, Snapshot};
+use control::status::Snapshot;
 
 use crate::stage::View;
 
@@ -84,7 +84,7 @@ fn row(index: usize, view: &View, now: Option<Instant>) -> [String; 9] {
     let Some(lockspace) = &snapshot.lockspace else {
         return cells;
     };
-    cells[3] = format!("{} {}", lockspace.name, lease(lockspace.state));
+    cells[3] = format!("{} {}", lockspace.name, lockspace.state.word());
     cells[4] = lockspace.host_id.to_string();
     if let Some(generation) = lockspace.generation {
         cells[5] = generation.to_string();
@@ -100,7 +100,7 @@ fn row(index: usize, view: &View, now: Option<Instant>) -> [String; 9] {
             format!(
                 "{}: {} (gen {})",
                 host.host_id,
-                belief(host.state),
+                host.state.word(),
                 host.generation
             )
         })
@@ -118,33 +118,13 @@ fn watchdog(snapshot: &Snapshot) -> String {
     }
 }
 
-fn lease(state: LockspaceState) -> &'static str {
-    match state {
-        LockspaceState::Waiting => "waiting",
-        LockspaceState::Acquiring => "acquiring",
-        LockspaceState::Busy => "busy",
-        LockspaceState::Held => "held",
-        LockspaceState::Failing => "failing",
-        LockspaceState::Lost => "lost",
-        LockspaceState::Released => "released",
-    }
-}
-
-fn belief(state: HostState) -> &'static str {
-    match state {
-        HostState::Unknown => "unknown",
-        HostState::Free => "free",
-        HostState::Live => "live",
-        HostState::Fail => "fail",
-        HostState::Dead => "dead",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use control::status::{HostReport, LockspaceReport, NetworkReport, WatchdogReport};
+    use control::status::{
+        HostReport, HostState, LockspaceReport, LockspaceState, NetworkReport, WatchdogReport,
+    };
 
     use super::*;
 

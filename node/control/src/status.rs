@@ -239,6 +239,22 @@ pub enum LockspaceState {
     Released,
 }
 
+impl LockspaceState {
+    /// The word people and JSON use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Acquiring => "acquiring",
+            Self::Busy => "busy",
+            Self::Held => "held",
+            Self::Failing => "failing",
+            Self::Lost => "lost",
+            Self::Released => "released",
+        }
+    }
+}
+
 /// What we believe of another host (sanlock specification §3.6).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -274,4 +290,18 @@ pub enum HostState {
     Fail,
     /// No renewal for 8 × its io_timeout + watchdog time: others may take its leases.
     Dead,
+}
+
+impl HostState {
+    /// The word people and JSON use.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Free => "free",
+            Self::Live => "live",
+            Self::Fail => "fail",
+            Self::Dead => "dead",
+        }
+    }
 }

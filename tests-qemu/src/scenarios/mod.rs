@@ -13,6 +13,7 @@ mod pxe;
 mod same_host_id;
 mod vlan;
 mod volumes;
+mod watchdogs;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -89,6 +90,12 @@ pub const ALL: &[Scenario] = &[
         promise: "a configuration on a volume is found in the promised order; the state volume is left clean",
         seats: 1,
         run: volumes::run,
+    },
+    Scenario {
+        name: "watchdogs",
+        promise: "no lease without a watchdog, or without the configured one, unless the configuration allows it",
+        seats: 1,
+        run: watchdogs::run,
     },
     Scenario {
         name: "pxe",

@@ -1,6 +1,5 @@
 use control::disk::{AreaReport, DiskReport};
 
-use super::lease::host_state;
 use crate::text::{Table, field, size, wrapped};
 
 /// A disk: its table, what is in it, its lockspaces, and what is wrong.
@@ -114,7 +113,7 @@ pub(crate) fn area(report: &AreaReport) -> String {
         table.row([
             host.host_id.to_string(),
             host.generation.to_string(),
-            host_state(host.state).to_owned(),
+            host.state.word().to_owned(),
             host.timestamp.to_string(),
             format!("{} s", host.io_timeout_s),
             host.name.clone(),

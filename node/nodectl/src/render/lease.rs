@@ -1,4 +1,4 @@
-use control::status::{HostReport, HostState, LockspaceReport, LockspaceState};
+use control::status::{HostReport, LockspaceReport, LockspaceState};
 
 use crate::text::{Table, ago, count, duration, expiry, field, size};
 
@@ -52,7 +52,7 @@ pub(super) fn hosts(out: &mut String, report: &LockspaceReport) {
         table.row([
             host.host_id.to_string(),
             host.generation.to_string(),
-            host_state(host.state).to_owned(),
+            host.state.word().to_owned(),
             ago(host.last_change_age_ms),
             format!("{}{}", host.name, own_mark(host, report)),
         ]);
@@ -77,7 +77,7 @@ fn own_mark(host: &HostReport, report: &LockspaceReport) -> &'static str {
 pub(super) fn summary(report: &LockspaceReport) -> String {
     let mut words = vec![format!(
         "{}, {} as host {}",
-        lockspace_state(report.state),
+        report.state.word(),
         report.name,
         report.host_id
     )];
@@ -105,28 +105,4 @@ pub(super) fn summary(report: &LockspaceReport) -> String {
         words.push(reason.clone());
     }
     words.join(", ")
-}
-
-/// The word for our lease's state, the one `--json` uses.
-pub(super) fn lockspace_state(state: LockspaceState) -> &'static str {
-    match state {
-        LockspaceState::Waiting => "waiting",
-        LockspaceState::Acquiring => "acquiring",
-        LockspaceState::Busy => "busy",
-        LockspaceState::Held => "held",
-        LockspaceState::Failing => "failing",
-        LockspaceState::Lost => "lost",
-        LockspaceState::Released => "released",
-    }
-}
-
-/// The word for a host's state, the one `--json` uses.
-pub(super) fn host_state(state: HostState) -> &'static str {
-    match state {
-        HostState::Unknown => "unknown",
-        HostState::Free => "free",
-        HostState::Live => "live",
-        HostState::Fail => "fail",
-        HostState::Dead => "dead",
-    }
 }

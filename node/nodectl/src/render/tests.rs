@@ -479,7 +479,6 @@ fn a_disk_shows_its_damage_before_anything_else() {
 #[test]
 fn text_and_json_use_the_same_words() {
     use super::boot::phase_state;
-    use super::lease::{host_state, lockspace_state};
 
     fn json<T: serde::Serialize>(value: T) -> String {
         serde_json::to_string(&value)
@@ -493,7 +492,7 @@ fn text_and_json_use_the_same_words() {
         HostState::Fail,
         HostState::Dead,
     ] {
-        assert_eq!(host_state(state), json(state));
+        assert_eq!(state.word(), json(state));
     }
     for state in [
         PhaseState::Waiting,
@@ -514,6 +513,6 @@ fn text_and_json_use_the_same_words() {
         L::Lost,
         L::Released,
     ] {
-        assert_eq!(lockspace_state(state), json(state));
+        assert_eq!(state.word(), json(state));
     }
 }
