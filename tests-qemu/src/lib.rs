@@ -20,6 +20,7 @@ pub mod http;
 pub mod kept;
 pub mod line;
 pub mod lun;
+pub mod machine;
 pub mod node;
 pub mod qmp;
 pub mod scenarios;
