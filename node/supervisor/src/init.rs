@@ -27,7 +27,7 @@ use crate::control_socket::Asked;
 use crate::journal::{Logger, Sink};
 use crate::watchdog::guard::Guard;
 use crate::watchdog::multiplexer::Multiplexer;
-use crate::{identity, power_button, time};
+use crate::{identity, power_button, time, trim};
 
 /// Events that may wait for the loop; tasks wait for room, callbacks need none.
 const EVENTS_MAX: usize = 256;
@@ -158,6 +158,9 @@ async fn drive(
         .detach();
     executor
         .spawn(listen_to_signals(signals, events.clone()))
+        .detach();
+    executor
+        .spawn(trim::after_boot(init.context.clone()))
         .detach();
     loop {
         let now = time::now();

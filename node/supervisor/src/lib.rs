@@ -42,6 +42,7 @@ pub mod net;
 pub mod power_button;
 pub mod shutdown;
 pub mod time;
+pub mod trim;
 pub mod volume;
 pub mod watchdog;
 pub mod worker;
