@@ -2,10 +2,13 @@
 //! inside it and to end it.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,10 @@ use crate::node::Node;
 
 /// Name of the record in the demo's directory.
 const RECORD: &str = "cluster.json";
+/// Ctrl-], which leaves an attached console.
+const LEAVE: u8 = 0x1d;
+/// Silence after which the answers to commands from a pipe are complete.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A machine left running.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +85,7 @@ pub fn stop(directory: &Path) -> Result<Vec<String>> {
 }
 
 /// Bridges this terminal to the `nodectl` console of node `number` until Ctrl-]
-/// is typed or the input ends.
+/// is typed, or the input has ended and its answers are there.
 pub fn attach(directory: &Path, number: u8) -> Result<()> {
     let name = format!("node{number}");
     let nodes = load(directory)?;
@@ -91,33 +98,54 @@ pub fn attach(directory: &Path, number: u8) -> Result<()> {
         "attached to the console of {name}; type a nodectl command (help, status, boot, log), Ctrl-] to leave"
     );
     let terminal = Terminal::raw();
-    let mut screen = stream.try_clone()?;
-    let printer = std::thread::spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(count @ 1..) = screen.read(&mut chunk) {
-            let mut out = std::io::stdout().lock();
-            if out
-                .write_all(&chunk[..count])
-                .and_then(|()| out.flush())
-                .is_err()
-            {
-                return;
-            }
-        }
-    });
+    stream.set_read_timeout(Some(SILENCE))?;
+    let ended = Arc::new(AtomicBool::new(false));
+    let printer = {
+        let (screen, ended) = (stream.try_clone()?, Arc::clone(&ended));
+        std::thread::spawn(move || print_until_silent(screen, &ended))
+    };
     (&stream).write_all(b"\n")?;
     let mut keys = [0; 256];
     while let Ok(count @ 1..) = std::io::stdin().read(&mut keys) {
-        if keys[..count].contains(&0x1d) {
+        if keys[..count].contains(&LEAVE) {
+            stream.shutdown(Shutdown::Both)?;
             break;
         }
         (&stream).write_all(&keys[..count])?;
     }
-    drop(stream.shutdown(Shutdown::Both));
+    // Commands from a pipe end before their answers.
+    ended.store(true, Ordering::Relaxed);
     drop(printer.join());
     drop(terminal);
     println!();
     Ok(())
+}
+
+/// Shows what the console prints, until it is closed or, once the input has
+/// `ended`, says nothing for a while.
+fn print_until_silent(mut screen: UnixStream, ended: &AtomicBool) {
+    let mut chunk = [0; 4096];
+    loop {
+        match screen.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(count) => {
+                let mut out = std::io::stdout().lock();
+                if out
+                    .write_all(&chunk[..count])
+                    .and_then(|()| out.flush())
+                    .is_err()
+                {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if ended.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+            Err(_) => return,
+        }
+    }
 }
 
 fn load(directory: &Path) -> Result<Vec<KeptNode>> {
