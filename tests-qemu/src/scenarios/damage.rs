@@ -1,10 +1,12 @@
 //! Damage from inside, done through the debug image's root shell. First
-//! journald stops: the node must go on answering and renewing. Then PID 1 is
-//! frozen: nobody feeds the watchdog any more and it resets the machine. After
-//! that boot PID 1's code is overwritten: it crashes, the kernel panics, the
-//! machine resets.
+//! journald stops: the node must go on answering and renewing. Then the lease
+//! daemon is killed: a new one cannot take back the expiry the old one left at
+//! the watchdog, so the machine is reset. After that boot PID 1 is frozen:
+//! nobody feeds the watchdog any more and it resets the machine. After that one
+//! PID 1's code is overwritten: it crashes, the kernel panics, the machine
+//! resets.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use control::status::{LockspaceState, Snapshot};
 
 use super::Context;
@@ -29,17 +31,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let snapshot = node.wait_status("lease held", BOOT_PATIENCE, held)?;
     node.wait_shell(0)?;
 
-    let journald = snapshot
-        .children
-        .iter()
-        .find(|child| child.name.contains("journald"));
-    let pid = journald.and_then(|child| child.pid);
-    let Some(pid) = pid else {
-        anyhow::bail!(
-            "journald is not among the children: {:?}",
-            snapshot.children
-        )
-    };
+    let pid = pid_of(&snapshot, "journald")?;
     node.shell(&format!("kill -STOP {pid}"))?;
     // More than any datagram queue holds: a writer that blocks shows here.
     node.shell(
@@ -53,16 +45,21 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     context.say("journald stuck: the node answers and renews");
 
     let first_event = node.qmp.event_count();
-    let position = node.shell.as_ref().map_or(0, |shell| shell.position());
+    let position = shell_position(&node);
+    node.shell_last_words(&format!("kill -KILL {}", pid_of(&snapshot, "leased")?))?;
+    node.wait_watchdog(first_event, PATIENCE)?;
+    node.wait_reset(first_event, PATIENCE)?;
+    context.say("leased killed: the watchdog reset the machine");
+
+    let snapshot = held_again(&node, &snapshot, position)?;
+    let first_event = node.qmp.event_count();
+    let position = shell_position(&node);
     node.shell_last_words("echo 1 > /sys/fs/cgroup/supervisor/cgroup.freeze")?;
     node.wait_watchdog(first_event, PATIENCE)?;
     node.wait_reset(first_event, PATIENCE)?;
     context.say("PID 1 frozen: the watchdog reset the machine");
 
-    node.wait_status("lease held after the reset", BOOT_PATIENCE, |next| {
-        held(next) && next.boot_id != snapshot.boot_id
-    })?;
-    node.wait_shell(position)?;
+    held_again(&node, &snapshot, position)?;
     let serial = node.serial.position();
     let first_event = node.qmp.event_count();
     // The program text of PID 1 (its first executable mapping may be the
@@ -85,6 +82,29 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     );
     context.say("PID 1 crashed: the kernel panicked and the machine reset");
     Ok(())
+}
+
+/// Process id of the child `name`.
+fn pid_of(snapshot: &Snapshot, name: &str) -> Result<u32> {
+    let child = snapshot.children.iter().find(|child| child.name == name);
+    child
+        .and_then(|child| child.pid)
+        .with_context(|| format!("{name} does not run: {:?}", snapshot.children))
+}
+
+/// Where the root shell's output ends now.
+fn shell_position(node: &Node) -> usize {
+    node.shell.as_ref().map_or(0, |shell| shell.position())
+}
+
+/// Waits until the lease is held in another boot than that of `before`, and the
+/// shell prompts after `position`.
+fn held_again(node: &Node, before: &Snapshot, position: usize) -> Result<Snapshot> {
+    let snapshot = node.wait_status("lease held after the reset", BOOT_PATIENCE, |next| {
+        held(next) && next.boot_id != before.boot_id
+    })?;
+    node.wait_shell(position)?;
+    Ok(snapshot)
 }
 
 fn held(snapshot: &Snapshot) -> bool {

@@ -69,7 +69,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "damage",
-        promise: "a stuck journald changes nothing; a hanging or crashing PID 1 ends in a reset",
+        promise: "a stuck journald changes nothing; a killed leased, a hanging or crashing PID 1 end in a reset",
         seats: 1,
         run: damage::run,
     },
