@@ -5,23 +5,11 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use control::status::LockspaceState;
-use disk_format::{Geometry, LockspaceName, delta};
+use disk_format::{Geometry, delta};
 use leased::area::{self, AreaError, InitOptions};
-use support::{Setup, disk_dir, file};
-
-fn name(text: &str) -> LockspaceName {
-    LockspaceName::new(text).expect("valid")
-}
-
-fn writable(path: &Path) -> fs::File {
-    fs::File::options()
-        .write(true)
-        .open(path)
-        .expect("writable")
-}
+use support::{Setup, disk_dir, file, name, writable};
 
 #[test]
 fn an_initialisation_cut_short_leaves_no_lockspace_behind() {

@@ -12,18 +12,7 @@ use control::status::LockspaceState;
 use disk_format::{Geometry, LockspaceName};
 use leased::area::{self, AreaError, InitOptions};
 use rustix::process::Signal;
-use support::{Loop, Setup, Wdmd, disk_dir, file, wait_for};
-
-fn name(text: &str) -> LockspaceName {
-    LockspaceName::new(text).expect("valid")
-}
-
-fn writable(path: &Path) -> fs::File {
-    fs::File::options()
-        .write(true)
-        .open(path)
-        .expect("writable")
-}
+use support::{Loop, Setup, Wdmd, disk_dir, file, name, wait_for, writable};
 
 /// Starts on `setup` and waits for the reason; nothing may be written by then
 /// or at the end to `backing`.
@@ -269,11 +258,7 @@ fn garbage_over_the_record_of_a_holder_ends_its_lease_and_is_not_repaired() {
     let disks = disk_dir();
     let disk = support::area(&disks, "disk", "LS");
     let wdmd = Wdmd::start(&dir, 60, 1, true);
-    let leased = Setup {
-        watchdog: Some(wdmd.socket.clone()),
-        ..Setup::new(&disk, "node-a", 3)
-    }
-    .start();
+    let leased = Setup::new(&disk, "node-a", 3).watched_by(&wdmd).start();
     let held = leased.until("renewed", |status| status.renewals >= 1);
     // Another host's record is nobody's business but its own…
     writable(&disk).write_all_at(&[0xa5; 512], 512).unwrap();
@@ -304,11 +289,7 @@ fn io_errors_end_in_failing_then_lost_and_the_expiry_stays() {
     let disk = support::area(&disks, "disk", "LS");
     let device = Loop::attach(&disk, 512, false);
     let wdmd = Wdmd::start(&dir, 60, 1, true);
-    let leased = Setup {
-        watchdog: Some(wdmd.socket.clone()),
-        ..Setup::new(&device.0, "node-a", 1)
-    }
-    .start();
+    let leased = Setup::new(&device.0, "node-a", 1).watched_by(&wdmd).start();
     leased.until_state(LockspaceState::Held);
     // Reads beyond the end of a loop device's file fail.
     fs::File::options()

@@ -80,10 +80,7 @@ fn the_watchdog_is_registered_before_the_lease_counts_and_cleared_only_by_a_rele
         let disks = disk_dir();
         let disk = support::area(&disks, "disk", "LS");
         let wdmd = Wdmd::start(&dir, 60, 1, knows_open);
-        let setup = Setup {
-            watchdog: Some(wdmd.socket.clone()),
-            ..Setup::new(&disk, "node-a", 7)
-        };
+        let setup = Setup::new(&disk, "node-a", 7).watched_by(&wdmd);
         let leased = setup.start();
         let status = leased.until_state(LockspaceState::Held);
         let client = wdmd.last();
@@ -126,11 +123,7 @@ fn a_watchdog_that_hangs_up_on_a_holder_is_an_alarm_and_no_reason_to_register_an
     let disks = disk_dir();
     let disk = support::area(&disks, "disk", "LS");
     let wdmd = Wdmd::start(&dir, 60, 1, true);
-    let leased = Setup {
-        watchdog: Some(wdmd.socket.clone()),
-        ..Setup::new(&disk, "node-a", 1)
-    }
-    .start();
+    let leased = Setup::new(&disk, "node-a", 1).watched_by(&wdmd).start();
     let held = leased.until("renewed", |status| status.renewals >= 1);
     wdmd.hang_up();
     leased.until_reason("the watchdog's connection broke while the lease was held");
@@ -201,11 +194,7 @@ fn a_stopped_holder_that_goes_on_after_8t_has_lost_and_exits_without_clearing_it
     let disks = disk_dir();
     let disk = support::area(&disks, "disk", "LS");
     let wdmd = Wdmd::start(&dir, 60, 1, true);
-    let leased = Setup {
-        watchdog: Some(wdmd.socket.clone()),
-        ..Setup::new(&disk, "node-a", 1)
-    }
-    .start();
+    let leased = Setup::new(&disk, "node-a", 1).watched_by(&wdmd).start();
     let status = leased.until_state(LockspaceState::Held);
     leased.signal(Signal::STOP);
     let expire_s = wdmd.last().expire_s;

@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -17,6 +16,8 @@ use smol::LocalExecutor;
 use smol::channel::Sender;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use smol::net::unix::{UnixListener, UnixStream};
+
+use crate::socket;
 
 /// Most clients at once; further ones are let go at once.
 const CLIENTS_MAX: usize = 32;
@@ -41,16 +42,7 @@ pub struct Asked {
 /// # Errors
 /// The directory cannot be made or the socket not bound.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    socket::bind(path, 0o600)
 }
 
 /// Serves clients for ever; every request goes to `asked`.

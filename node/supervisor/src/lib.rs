@@ -41,6 +41,7 @@ pub mod leased;
 pub mod net;
 pub mod power_button;
 pub mod shutdown;
+mod socket;
 pub mod time;
 pub mod trim;
 pub mod volume;

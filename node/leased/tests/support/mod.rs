@@ -260,6 +260,19 @@ fn converse(
     clients.lock().expect("clients")[index].connected = false;
 }
 
+/// A lockspace name that is one.
+pub fn name(text: &str) -> LockspaceName {
+    LockspaceName::new(text).expect("valid")
+}
+
+/// A disk or file to write to behind everybody's back.
+pub fn writable(path: &Path) -> fs::File {
+    fs::File::options()
+        .write(true)
+        .open(path)
+        .expect("writable")
+}
+
 /// How to start a `leased`.
 #[derive(Clone)]
 pub struct Setup {
@@ -286,6 +299,12 @@ impl Setup {
             fire_timeout_s: 60,
             watchdog: None,
         }
+    }
+
+    /// The same with its expiries registered at `wdmd`.
+    pub fn watched_by(mut self, wdmd: &Wdmd) -> Self {
+        self.watchdog = Some(wdmd.socket.clone());
+        self
     }
 
     pub fn start(&self) -> Leased {

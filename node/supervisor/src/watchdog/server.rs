@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::unix::{UnixListener, UnixStream};
 
 use super::multiplexer::{ClientId, Multiplexer};
-use crate::time;
+use crate::{socket, time};
 
 /// Longest time an answer may take to be taken.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -29,16 +28,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// # Errors
 /// The directory cannot be made or the socket not bound.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    socket::bind(path, 0o660)
 }
 
 /// Serves connections for ever. `changed` is called after every event, so that
