@@ -250,7 +250,7 @@ pub(crate) fn arguments(spec: &Spec, directory: &Path, sockets: &Path) -> Result
         add(
             "-device",
             format!(
-                "virtio-net-pci,id=nic{index},netdev=net{index},mac={},{rom}",
+                "virtio-net-pci,id=nic{index},netdev=net{index},mac={},speed=10000,duplex=full,{rom}",
                 spec.mac(index)
             ),
         );

@@ -325,6 +325,8 @@ impl Node {
         let device = json!({
             "driver": "virtio-net-pci", "id": format!("nic{index}"), "netdev": format!("net{index}"),
             "mac": self.spec.mac(index), "bus": format!("slot{slot}"), "romfile": "",
+            // 802.3ad bonds only cards that state them.
+            "speed": 10000, "duplex": "full",
         });
         self.qmp.execute("device_add", device)?;
         Ok(())

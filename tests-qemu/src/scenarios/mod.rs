@@ -57,7 +57,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "vlan",
-        promise: "two nodes reach each other over a bond, a VLAN on it and the bridge",
+        promise: "two nodes reach each other over a bond of two cables, a VLAN on it and the bridge; LACP agrees",
         seats: 2,
         run: vlan::run,
     },

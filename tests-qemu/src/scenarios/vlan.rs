@@ -1,48 +1,115 @@
-//! Two nodes joined by one cable. Each has a bond over its card, VLAN 42 on the
-//! bond, the bridge on the VLAN and a fixed address with the other as gateway:
-//! each reaches its gateway only if every layer on both sides carries traffic.
+//! Two nodes joined by two cables. Each has a bond over both cards, VLAN 42 on
+//! the bond, the bridge on the VLAN and a fixed address with the other as
+//! gateway: each reaches its gateway only if every layer on both sides carries
+//! traffic. Once with each mode in which both cables are used at a time; the
+//! kernel itself must say that it runs that mode, and for LACP that both ends
+//! have agreed.
 
-use anyhow::Result;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
 
 use super::Context;
 use crate::document::Document;
-use crate::node::{BOOT_PATIENCE, Node, Plug, Spec};
+use crate::node::{BOOT_PATIENCE, Node, PATIENCE, Plug, Spec};
+
+/// Cables between the two.
+const CABLES: usize = 2;
+/// The breath between two looks at a bond.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+
+/// Name in the configuration, and what the kernel prints of a bond that runs it.
+const MODES: [(&str, &[&str]); 2] = [
+    (
+        "balance-xor",
+        &["Bonding Mode: load balancing (xor)", "MII Status: up"],
+    ),
+    (
+        "802.3ad",
+        &[
+            "Bonding Mode: IEEE 802.3ad Dynamic link aggregation",
+            // The aggregator in use has both cards, so the other end agreed.
+            "Number of ports: 2",
+        ],
+    ),
+];
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
-    // Socket paths are short; the scenario's directory may be deep.
-    let cables = tempfile::Builder::new().prefix("holdfast-").tempdir()?;
-    let end = |number: u8| cables.path().join(number.to_string());
-    let start = |number: u8, other: u8| {
-        let mut document = Document::new(number);
-        document.network = format!(
-            "[network]\nvlan = 42\nmtu = 1400\n\n[network.bond]\nmode = \"balance-xor\"\nmembers = [{{ mac = \"{}\" }}]\n\n\
-             [network.ipv4]\nmethod = \"static\"\naddress = \"10.42.0.{number}/24\"\ngateway = \"10.42.0.{other}\"\n",
-            Spec::mac_of(number, 0)
-        );
-        let mut spec = Spec::new(context.release, number).with_config(document.text());
-        spec.nics = vec![Plug::Cable {
-            here: end(number),
-            there: end(other),
-        }];
-        Node::start(spec, &context.directory)
-    };
-    let nodes = [start(1, 2)?, start(2, 1)?];
-    for (node, number) in nodes.iter().zip(1..) {
-        node.wait_status("gateway reached over the VLAN", BOOT_PATIENCE, |snapshot| {
-            let network = &snapshot.network;
-            network.gateway_reachable == Some(true)
-                && network.addresses.contains(&format!("10.42.0.{number}/24"))
-                && ["nic", "bond", "vlan", "bridge"].iter().all(|&kind| {
-                    network
-                        .links
-                        .iter()
-                        .any(|link| link.kind == kind && link.mtu == 1400)
-                })
-        })?;
-        context.say(&format!(
-            "{} reaches its gateway over bridge, VLAN and bond",
-            node.spec.name
-        ));
+    for (mode, signs) in MODES {
+        // Socket paths are short; the scenario's directory may be deep.
+        let cables = tempfile::Builder::new().prefix("holdfast-").tempdir()?;
+        let nodes = [
+            start(context, cables.path(), mode, 1, 2)?,
+            start(context, cables.path(), mode, 2, 1)?,
+        ];
+        for (node, number) in nodes.iter().zip(1..) {
+            reaches(node, number)?;
+            node.wait_shell(0)?;
+            runs(node, signs)?;
+            context.say(&format!(
+                "{} reaches its gateway over bridge, VLAN and {mode} bond",
+                node.spec.name
+            ));
+        }
     }
     Ok(())
+}
+
+fn start(context: &Context<'_>, cables: &Path, mode: &str, number: u8, other: u8) -> Result<Node> {
+    let members: Vec<String> = (0..CABLES)
+        .map(|card| format!("{{ mac = \"{}\" }}", Spec::mac_of(number, card)))
+        .collect();
+    let mut document = Document::new(number);
+    document.network = format!(
+        "[network]\nvlan = 42\nmtu = 1400\n\n[network.bond]\nmode = \"{mode}\"\nmembers = [{}]\n\n\
+         [network.ipv4]\nmethod = \"static\"\naddress = \"10.42.0.{number}/24\"\ngateway = \"10.42.0.{other}\"\n",
+        members.join(", ")
+    );
+    let mut spec = Spec::new(context.debug, number)
+        .with_config(document.text())
+        .with_shell();
+    let end = |number: u8, cable: usize| cables.join(format!("{number}-{cable}"));
+    spec.nics = (0..CABLES)
+        .map(|cable| Plug::Cable {
+            here: end(number, cable),
+            there: end(other, cable),
+        })
+        .collect();
+    Node::start(spec, &context.directory)
+}
+
+/// Waits until the gateway answers over every layer, each with the right MTU.
+fn reaches(node: &Node, number: u8) -> Result<()> {
+    node.wait_status("gateway reached over the VLAN", BOOT_PATIENCE, |snapshot| {
+        let network = &snapshot.network;
+        network.gateway_reachable == Some(true)
+            && network.addresses.contains(&format!("10.42.0.{number}/24"))
+            && ["nic", "bond", "vlan", "bridge"].iter().all(|&kind| {
+                network
+                    .links
+                    .iter()
+                    .any(|link| link.kind == kind && link.mtu == 1400)
+            })
+    })?;
+    Ok(())
+}
+
+/// Waits until the kernel's account of the bond has all of `signs`; LACP takes
+/// its time to agree.
+fn runs(node: &Node, signs: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let seen = node.qmp.event_count();
+        let account = node.shell("cat /proc/net/bonding/bond0")?;
+        let Some(sign) = signs.iter().find(|&&sign| !account.contains(sign)) else {
+            return Ok(());
+        };
+        ensure!(
+            Instant::now() < deadline,
+            "{}: {sign:?} is not in the kernel's account of the bond:\n{account}",
+            node.spec.name
+        );
+        node.qmp.rest(seen, LOOK_PAUSE);
+    }
 }
