@@ -29,8 +29,11 @@ use crate::{net, time, volume, worker};
 pub const RELEASE: &str = "/usr/lib/holdfast/release";
 /// Longest time a module may take to load.
 const MODULE_DEADLINE: Duration = Duration::from_secs(30);
-/// Quiet time after the last device event until devices count as all there.
-const SETTLE_MS: Millis = 1_500;
+/// Quiet time after the last device event until devices count as all there. A
+/// busy machine needs more than a second from one event of a disk to the next.
+const SETTLE_MS: Millis = 3_000;
+/// Where the kernel lists what SCSI hosts have found.
+const SCSI_DEVICES: &str = "/sys/bus/scsi/devices";
 /// Longest time after coldplug until devices count as all there, whatever else
 /// is announced: a path that comes and goes for ever, or a udevd that died with
 /// its queue, must not keep the node from falling back to what it has.
@@ -41,6 +44,21 @@ const UNSETTLED_MAX_MS: Millis = 300_000;
 const SUPERVISOR_MEMORY_MIN: &str = "16M";
 /// Seed kept over reboots on the state volume.
 const SEED_FILE: &str = "/var/lib/holdfast/random-seed";
+
+/// Whether a SCSI host has found a disk that has no block device yet. Drivers
+/// spin disks up and read their capacity without any event in between.
+fn disks_under_way(devices: &Path) -> bool {
+    /// Peripheral device types of the SCSI standard: direct access, simplified direct access.
+    const DISKS: [&str; 2] = ["0", "14"];
+    let Ok(entries) = std::fs::read_dir(devices) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        // Hosts and targets are listed as well; they have no type.
+        let kind = std::fs::read_to_string(entry.path().join("type")).unwrap_or_default();
+        DISKS.contains(&kind.trim()) && !entry.path().join("block").exists()
+    })
+}
 
 /// What phases learn and others ask for.
 #[derive(Debug, Default)]
@@ -61,14 +79,16 @@ pub struct Facts {
 
 impl Facts {
     /// Whether every device of the boot has had time to appear: coldplug is done,
-    /// udevd's queue is empty and no event came for a while, or it took too long.
+    /// udevd's queue is empty, no event came for a while and no disk is still
+    /// being looked at by its driver; or it took too long.
     #[must_use]
     pub fn devices_settled(&self, now: Millis) -> bool {
         let Some(coldplugged) = self.coldplugged else {
             return now >= UNSETTLED_MAX_MS;
         };
         let quiet = now >= coldplugged.max(self.last_uevent) + SETTLE_MS
-            && !Path::new("/run/udev/queue").exists();
+            && !Path::new("/run/udev/queue").exists()
+            && !disks_under_way(Path::new(SCSI_DEVICES));
         quiet || now >= coldplugged + SETTLE_MAX_MS
     }
 }
@@ -526,11 +546,28 @@ mod tests {
         // On a machine whose own udevd is busy the queue file may exist.
         assert_eq!(
             facts.devices_settled(5_000 + SETTLE_MS),
-            !Path::new("/run/udev/queue").exists()
+            !Path::new("/run/udev/queue").exists() && !disks_under_way(Path::new(SCSI_DEVICES))
         );
         // Events without end.
         facts.last_uevent = 4_000 + SETTLE_MAX_MS - 1;
         assert!(!facts.devices_settled(4_000 + SETTLE_MAX_MS - 1));
         assert!(facts.devices_settled(4_000 + SETTLE_MAX_MS));
+    }
+
+    #[test]
+    fn a_disk_counts_as_there_only_with_its_block_device() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!disks_under_way(&folder.path().join("missing")));
+        for (name, kind) in [("0:0:0:0", "0\n"), ("0:0:1:0", "5\n"), ("0:0:2:0", "13\n")] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+            std::fs::write(folder.path().join(name).join("type"), kind).unwrap();
+        }
+        std::fs::create_dir(folder.path().join("host0")).unwrap();
+        assert!(disks_under_way(folder.path()), "its driver is not done");
+        std::fs::create_dir(folder.path().join("0:0:0:0/block")).unwrap();
+        assert!(
+            !disks_under_way(folder.path()),
+            "a CD drive and an enclosure have no disk to wait for"
+        );
     }
 }
