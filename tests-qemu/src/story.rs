@@ -234,7 +234,7 @@ fn power_cut(stage: &mut Stage, teller: &mut Teller<'_>) -> Result<()> {
         teller.tell(
             format!("node 1 believes node 2 {word}"),
             Some(format!(
-                "{} after its last renewal; promised {} to {}",
+                "{} after its last renewal; promised {} to {}, asked once a second",
                 seconds(observed),
                 seconds(promised),
                 seconds(promised + TIMING.renewal())
