@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn a_killed_child_says_by_which_signal_and_a_missing_program_is_an_error() {
-        let spawned = spawn(&shell("exec cat <&1")).unwrap();
+        let spawned = spawn(&shell("kill -STOP $$")).unwrap();
         assert_eq!(reap(spawned.pid).unwrap(), None, "it still runs");
         kill(spawned.pid).unwrap();
         assert_eq!(end_of(spawned.pid), Exit::Signal(9));

@@ -1,6 +1,6 @@
 //! Labelled volumes: finding them while devices still appear, mounting them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,6 +19,11 @@ const EXAMINE_DEADLINE: Duration = Duration::from_secs(10);
 const MOUNT_DEADLINE: Duration = Duration::from_secs(30);
 /// How often the list of devices is looked at while they appear.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Looks at a device that shows nothing. The kernel lists a disk a moment before
+/// its node can be opened and read, so the first look may come too early.
+const LOOKS_MAX: u32 = 10;
+/// Marks a device that need not be looked at again.
+const LOOKS_DONE: u32 = u32::MAX;
 
 /// A volume that was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,19 +39,28 @@ pub struct Volume {
 /// the label and cannot be a volume is an answer too, an error with the next step.
 pub async fn find(context: &Rc<Context>, label: &'static str) -> Option<Result<Volume, String>> {
     let places = Places::default();
-    let mut examined = BTreeSet::new();
+    let mut looks: BTreeMap<String, u32> = BTreeMap::new();
     loop {
         // Asked before the look, so that what appears in between is not missed.
         let settled = context.facts.borrow().devices_settled(time::now());
         for name in probe::names(&places).unwrap_or_default() {
-            if !examined.insert(name.clone()) {
+            let looked = looks.entry(name.clone()).or_default();
+            // The last look, once all are there, counts for the blank ones too.
+            if *looked == LOOKS_DONE || (*looked >= LOOKS_MAX && !settled) {
                 continue;
             }
-            if let Some(volume) = examine(&places, &name)
-                .await
-                .and_then(|device| usable(&device, label))
-            {
-                return Some(volume);
+            *looked += 1;
+            let Some(device) = examine(&places, &name).await else {
+                *looked = LOOKS_DONE;
+                continue;
+            };
+            if device.content.is_some() {
+                *looked = LOOKS_DONE;
+            }
+            match usable(&device, label) {
+                Some(Err(_)) if *looked < LOOKS_MAX && !settled => {}
+                Some(volume) => return Some(volume),
+                None => {}
             }
         }
         if settled {
