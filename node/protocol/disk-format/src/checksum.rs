@@ -11,6 +11,16 @@ pub fn leader_checksum(covered: &[u8]) -> u32 {
     sanlock_crc(covered)
 }
 
+/// Bytes of a dblock its checksum covers: `mbal` to `lver`.
+pub const DBLOCK_COVERED_BYTES: usize = 48;
+
+/// Checksum of a dblock: the same algorithm over its first
+/// [`DBLOCK_COVERED_BYTES`]. `covered` is exactly those bytes.
+#[must_use]
+pub fn dblock_checksum(covered: &[u8]) -> u32 {
+    sanlock_crc(covered)
+}
+
 /// The library inverts on the way in and out; starting it at 1 and inverting
 /// once more gives start `!1` and no final inversion.
 fn sanlock_crc(data: &[u8]) -> u32 {

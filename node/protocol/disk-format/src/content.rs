@@ -5,13 +5,7 @@ use std::fmt;
 use crate::delta;
 use crate::geometry::Geometry;
 use crate::id::NameField;
-
-/// Magic number of a paxos resource.
-pub const PAXOS_MAGIC: u32 = 0x0615_2010;
-/// Magic number of a paxos resource that was cleared.
-pub const PAXOS_CLEARED_MAGIC: u32 = 0x1128_2016;
-/// Magic number of a resource index.
-pub const RINDEX_MAGIC: u32 = 0x0104_2018;
+use crate::{paxos, rindex};
 
 /// What was recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,18 +64,18 @@ impl Content {
                 intact: delta::verify_kind(&leader).is_ok()
                     && delta::verify_checksum(&leader).is_ok(),
             },
-            PAXOS_MAGIC => Self::PaxosResource {
+            paxos::MAGIC => Self::PaxosResource {
                 lockspace: leader.space_name,
                 resource: leader.resource_name,
             },
-            PAXOS_CLEARED_MAGIC => Self::ClearedResource {
+            paxos::MAGIC_CLEARED => Self::ClearedResource {
                 lockspace: leader.space_name,
                 resource: leader.resource_name,
             },
-            RINDEX_MAGIC => {
-                let lockspace = bytes.get(32..).and_then(|rest| rest.first_chunk().copied());
+            rindex::MAGIC => {
+                let header = rindex::Header::decode(bytes);
                 Self::ResourceIndex {
-                    lockspace: lockspace.map_or(NameField::EMPTY, NameField),
+                    lockspace: header.map_or(NameField::EMPTY, |header| header.lockspace_name),
                 }
             }
             _ => known_signature(bytes).map_or(Self::Unknown, Self::Known),

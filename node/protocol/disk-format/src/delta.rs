@@ -1,7 +1,7 @@
 //! Delta leases: one sector a host, and the lockspace area made of them.
 
 use crate::bitmap::{BITMAP_BYTES, HostBitmap};
-use crate::error::RecordError;
+use crate::error::{Record, RecordError};
 use crate::geometry::Geometry;
 use crate::id::{LockspaceName, NameField};
 use crate::leader::{LEADER_BYTES, Leader, MAJOR_VERSION_MASK};
@@ -62,6 +62,7 @@ pub fn verify(leader: &Leader, lockspace: &LockspaceName) -> Result<(), RecordEr
 pub fn verify_kind(leader: &Leader) -> Result<(), RecordError> {
     if leader.magic != MAGIC {
         return Err(RecordError::Magic {
+            record: Record::Delta,
             found: leader.magic,
             expected: MAGIC,
         });
@@ -69,6 +70,7 @@ pub fn verify_kind(leader: &Leader) -> Result<(), RecordError> {
     let supported = VERSION & MAJOR_VERSION_MASK;
     if leader.version & MAJOR_VERSION_MASK != supported {
         return Err(RecordError::Version {
+            record: Record::Delta,
             found: leader.version,
             supported,
         });
@@ -99,11 +101,54 @@ pub fn verify_checksum(leader: &Leader) -> Result<(), RecordError> {
 /// Magic, version, sector size, or a pair that is no geometry.
 pub fn discover(area_start: &[u8]) -> Result<Geometry, RecordError> {
     let leader = leader(area_start).ok_or(RecordError::Magic {
+        record: Record::Delta,
         found: 0,
         expected: MAGIC,
     })?;
     verify_kind(&leader)?;
     Geometry::from_leader(leader.sector_size, leader.flags)
+}
+
+/// What the holder of a delta lease tells the hosts of its bitmap: an event,
+/// stored where a paxos leader names its writer. All zero: nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HostExtras {
+    /// Generation the event is meant for.
+    pub generation: u64,
+    /// Number of the event; 0 = none.
+    pub event: u64,
+    /// Data that goes with it.
+    pub data: u64,
+}
+
+impl HostExtras {
+    /// Nothing to tell.
+    pub const NONE: Self = Self {
+        generation: 0,
+        event: 0,
+        data: 0,
+    };
+
+    /// What a delta lease's record says.
+    #[must_use]
+    pub fn of(leader: &Leader) -> Self {
+        Self {
+            generation: leader.write_id,
+            event: leader.write_generation,
+            data: leader.write_timestamp,
+        }
+    }
+
+    /// The record saying this. These fields are outside the checksum.
+    #[must_use]
+    pub fn stored_in(self, leader: Leader) -> Leader {
+        Leader {
+            write_id: self.generation,
+            write_generation: self.event,
+            write_timestamp: self.data,
+            ..leader
+        }
+    }
 }
 
 /// The record every host has after initialisation.
@@ -162,8 +207,7 @@ pub fn fill_initial(
     part: &mut [u8],
 ) {
     let record = initial(lockspace, geometry, io_timeout_s);
-    // 512 and 4096 fit any usize.
-    let sector_size = usize::try_from(geometry.sector_size()).unwrap_or(RECORD_BYTES);
+    let sector_size = geometry.sector_bytes();
     for (number, sector) in part.chunks_mut(sector_size).enumerate() {
         let index = first_sector.saturating_add(number);
         if index >= usize::from(geometry.max_hosts()) {

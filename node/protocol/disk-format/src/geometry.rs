@@ -117,6 +117,36 @@ impl Geometry {
         }
     }
 
+    /// Sector size in bytes, for lengths in memory.
+    #[must_use]
+    pub const fn sector_bytes(self) -> usize {
+        match self {
+            Self::Sector512Align1M => 512,
+            Self::Sector4096Align1M
+            | Self::Sector4096Align2M
+            | Self::Sector4096Align4M
+            | Self::Sector4096Align8M => 4096,
+        }
+    }
+
+    /// Size of an area in bytes, for lengths in memory.
+    #[must_use]
+    pub const fn area_bytes(self) -> usize {
+        const MIB: usize = 1 << 20;
+        match self {
+            Self::Sector512Align1M | Self::Sector4096Align1M => MIB,
+            Self::Sector4096Align2M => 2 * MIB,
+            Self::Sector4096Align4M => 4 * MIB,
+            Self::Sector4096Align8M => 8 * MIB,
+        }
+    }
+
+    /// Number of sectors in an area.
+    #[must_use]
+    pub const fn sectors(self) -> u32 {
+        self.align_size() / self.sector_size()
+    }
+
     /// Number of hosts, which is the largest host id.
     #[must_use]
     pub const fn max_hosts(self) -> u16 {
@@ -140,7 +170,7 @@ impl Geometry {
     }
 }
 
-// Every host's sector lies inside its area.
+// Every host's sector lies inside its area, also behind leader and request.
 const _: () = {
     let mut index = 0;
     while index < Geometry::ALL.len() {
@@ -149,7 +179,7 @@ const _: () = {
             reason = "evaluated at compile time, bounded by the loop"
         )]
         let geometry = Geometry::ALL[index];
-        let used = geometry.max_hosts() as u32 * geometry.sector_size();
+        let used = (geometry.max_hosts() as u32 + 2) * geometry.sector_size();
         assert!(used <= geometry.align_size());
         index += 1;
     }

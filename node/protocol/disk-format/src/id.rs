@@ -99,7 +99,7 @@ impl fmt::Display for Generation {
 }
 
 /// A name field exactly as on disk, including whatever follows its NUL.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NameField(pub [u8; NAME_BYTES]);
 
 impl NameField {
@@ -112,18 +112,34 @@ impl NameField {
         self.0.split(|&byte| byte == 0).next().unwrap_or(&[])
     }
 
+    /// The field holding these bytes: everything up to the first NUL, cut to
+    /// 48 bytes as the original's tools do.
+    #[must_use]
+    pub fn from_bytes(name: &[u8]) -> Self {
+        let mut field = [0; NAME_BYTES];
+        let name = name.iter().take_while(|&&byte| byte != 0);
+        for (place, &byte) in field.iter_mut().zip(name) {
+            *place = byte;
+        }
+        Self(field)
+    }
+
+    /// The same name with nothing but zeros behind it.
+    #[must_use]
+    pub fn cleaned(&self) -> Self {
+        Self::from_bytes(&self.0)
+    }
+
+    /// Whether there is no name.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes().is_empty()
+    }
+
     /// Whether both hold the same name, disregarding what follows a NUL.
     #[must_use]
     pub fn same_name(&self, other: &Self) -> bool {
         self.bytes() == other.bytes()
-    }
-
-    fn from_text(text: &str) -> Self {
-        let mut field = [0; NAME_BYTES];
-        for (place, byte) in field.iter_mut().zip(text.bytes()) {
-            *place = byte;
-        }
-        Self(field)
     }
 }
 
@@ -200,12 +216,21 @@ fn check(
             found,
             forbidden,
         }),
-        None => Ok(NameField::from_text(text)),
+        None => Ok(NameField::from_bytes(text.as_bytes())),
     }
 }
 
-/// Name of a lockspace: 1–48 printable ASCII bytes without space, colon or slash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+fn not_empty(noun: &'static str, field: &NameField) -> Result<NameField, NameError> {
+    if field.is_empty() {
+        Err(NameError::Empty { noun })
+    } else {
+        Ok(field.cleaned())
+    }
+}
+
+/// Name of a lockspace: 1–48 bytes without NUL. Names made here are printable
+/// ASCII without space, colon or slash; names of others may have any bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockspaceName(NameField);
 
 impl LockspaceName {
@@ -218,6 +243,14 @@ impl LockspaceName {
             matches!(letter, ':' | '/')
         })
         .map(Self)
+    }
+
+    /// A name that came over a socket or from a disk: any bytes up to the NUL.
+    ///
+    /// # Errors
+    /// When it is empty.
+    pub fn from_field(field: &NameField) -> Result<Self, NameError> {
+        not_empty("lockspace name", field).map(Self)
     }
 
     /// As on disk.
@@ -233,8 +266,46 @@ impl fmt::Display for LockspaceName {
     }
 }
 
+/// Name of a resource: 1–48 bytes without NUL. Names made here are printable
+/// ASCII without space and colon; names of others may have any bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceName(NameField);
+
+impl ResourceName {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// When it is empty, too long, or has a character that is not allowed.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        check("resource name", text, "space and colon", |letter| {
+            letter == ':'
+        })
+        .map(Self)
+    }
+
+    /// A name that came over a socket or from a disk: any bytes up to the NUL.
+    ///
+    /// # Errors
+    /// When it is empty.
+    pub fn from_field(field: &NameField) -> Result<Self, NameError> {
+        not_empty("resource name", field).map(Self)
+    }
+
+    /// As on disk.
+    #[must_use]
+    pub fn field(&self) -> &NameField {
+        &self.0
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
 /// Unique name of a host: 1–48 printable ASCII bytes without space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostName(NameField);
 
 impl HostName {

@@ -35,11 +35,17 @@ mod error;
 pub mod geometry;
 pub mod id;
 pub mod leader;
+pub mod paxos;
+pub mod rindex;
 mod wire;
 
 pub use bitmap::HostBitmap;
 pub use content::Content;
-pub use error::RecordError;
+pub use delta::HostExtras;
+pub use error::{Record, RecordError};
 pub use geometry::{Geometry, GeometryError};
-pub use id::{Generation, HostId, HostIdError, HostName, LockspaceName, NameError, NameField};
+pub use id::{
+    Generation, HostId, HostIdError, HostName, LockspaceName, NameError, NameField, ResourceName,
+};
 pub use leader::Leader;
+pub use paxos::{Dblock, ModeBlock, RequestRecord};

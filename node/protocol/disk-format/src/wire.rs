@@ -1,5 +1,7 @@
 //! Sequential reading and writing of little-endian fields in fixed buffers.
 
+use crate::error::RecordError;
+
 /// Takes fields off the front of a slice. Past its end every field is zero, so
 /// a total decode needs no error path; callers pass buffers of the full size.
 #[derive(Debug)]
@@ -55,5 +57,29 @@ impl Writer<'_> {
 
     pub(crate) fn u64(&mut self, field: u64) {
         self.bytes(&field.to_le_bytes());
+    }
+}
+
+/// The `N` bytes at `start`.
+pub(crate) fn chunk_at<const N: usize>(
+    bytes: &[u8],
+    start: usize,
+) -> Result<&[u8; N], RecordError> {
+    bytes
+        .get(start..)
+        .and_then(|rest| rest.first_chunk())
+        .ok_or(RecordError::Truncated {
+            bytes: bytes.len(),
+            needed: start.saturating_add(N),
+        })
+}
+
+/// Puts a record at `start`; one that does not fit is left out.
+pub(crate) fn put_at(bytes: &mut [u8], start: usize, record: &[u8]) {
+    if let Some(place) = bytes
+        .get_mut(start..)
+        .and_then(|rest| rest.get_mut(..record.len()))
+    {
+        place.copy_from_slice(record);
     }
 }
