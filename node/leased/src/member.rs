@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use disk_format::{Geometry, delta};
+use lease::hosts::{Hosts, Names, Viewpoint};
 use lease::{Config, DeltaLease, Effect, Input, IoId, IoOutcome, Monotonic, Now, State};
 use linux::disk::IoError;
 use linux::disk::worker::{Request, Signal};
@@ -47,6 +48,7 @@ pub(crate) struct Member {
     signal: Arc<Signal>,
     helper: Helper,
     lease: DeltaLease,
+    hosts: Hosts,
     joined: Option<Joined>,
     joining: Joining,
     watchdog: Option<Arc<Watchdog>>,
@@ -89,12 +91,25 @@ impl Member {
         lease: DeltaLease,
     ) -> Self {
         let start = now().boottime;
+        let hosts = Hosts::new(
+            Viewpoint {
+                lockspace: options.lockspace,
+                // The workers hand over 512 bytes a host, whatever the sectors.
+                geometry: Geometry::Sector512Align1M,
+                host_id: options.host_id,
+                io_timeout_s: options.io_timeout_s,
+                fire_timeout_s: options.fire_timeout_s,
+                bitmap_s: 0,
+            },
+            &Names::default(),
+        );
         Self {
             options,
             shared,
             signal,
             helper,
             lease,
+            hosts,
             joined: None,
             joining: Joining::Opening { since: start },
             watchdog: None,
@@ -147,7 +162,7 @@ impl Member {
 
     fn publish(&self) -> bool {
         self.shared
-            .publish(&self.lease, self.geometry(), &self.joining)
+            .publish(&self.lease, &self.hosts, self.geometry(), &self.joining)
     }
 
     fn pause(&self, published: bool) -> Duration {
@@ -173,10 +188,17 @@ impl Member {
         for index in 0..WORKERS {
             let Some(joined) = &self.joined else { return };
             let lease = &mut self.lease;
+            let hosts = &mut self.hosts;
+            let own_index = self.options.host_id.index();
             let collected = joined.workers[index].collect(|token, result, bytes| {
                 let outcome = match result {
                     Ok(()) if bytes.is_empty() => IoOutcome::Written,
-                    Ok(()) => IoOutcome::Read(bytes),
+                    Ok(()) if bytes.len() == delta::RECORD_BYTES => IoOutcome::Read(bytes),
+                    Ok(()) => {
+                        hosts.observe(now().boottime, 0, bytes);
+                        let own = own_index * delta::RECORD_BYTES;
+                        IoOutcome::Read(bytes.get(own..).unwrap_or_default())
+                    }
                     Err(IoError::Expired) => IoOutcome::NotStarted,
                     Err(IoError::Os(error)) => IoOutcome::Failed(error),
                     Err(IoError::Short(_)) => IoOutcome::Failed(EIO),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use disk_format::geometry::HOSTS_MAX;
 use disk_format::{Geometry, HostId};
 use heapless::Deque;
-use lease::hosts::Host;
+use lease::hosts::{Host, Hosts};
 use lease::{DeltaLease, Monotonic, Note, Status};
 use linux::disk::worker::Signal;
 
@@ -81,6 +81,7 @@ impl Shared {
     pub(crate) fn publish(
         &self,
         lease: &DeltaLease,
+        hosts: &Hosts,
         geometry: Option<Geometry>,
         joining: &Joining,
     ) -> bool {
@@ -94,13 +95,7 @@ impl Shared {
         snapshot.joining.clone_from(joining);
         snapshot.hosts.clear();
         let room = snapshot.hosts.capacity();
-        snapshot.hosts.extend(
-            lease
-                .hosts()
-                .seen()
-                .take(room)
-                .map(|(id, host)| (id, *host)),
-        );
+        snapshot.hosts.extend(hosts.seen().take(room));
         true
     }
 

@@ -5,11 +5,10 @@ mod held;
 mod release;
 
 use disk_format::{
-    Generation, Geometry, HostBitmap, HostId, HostName, Leader, LockspaceName, delta,
+    Generation, Geometry, HostBitmap, HostExtras, HostId, HostName, Leader, LockspaceName, delta,
 };
 use heapless::Deque;
 
-use crate::hosts::Hosts;
 use crate::status::{Failure, Loss, Note, RenewalFailure, Rival, State, Status};
 use crate::time::{Monotonic, Now};
 use crate::timings;
@@ -48,8 +47,8 @@ pub struct IoId(pub u64);
 /// time pass itself, and an outcome that comes later is recognised as late.
 #[derive(Debug, Clone, Copy)]
 pub enum IoOutcome<'a> {
-    /// A read is done: [`delta::RECORD_BYTES`] of our sector, or of every
-    /// host's sector in order.
+    /// A read is done: the first [`delta::RECORD_BYTES`] of our sector. What
+    /// was read of the others is for [`crate::hosts::Hosts`].
     Read(&'a [u8]),
     /// A write is done and durable.
     Written,
@@ -212,7 +211,6 @@ enum Stage {
 #[derive(Debug)]
 pub struct DeltaLease {
     config: Config,
-    geometry: Geometry,
     stage: Stage,
     now: Now,
     next_io: u64,
@@ -222,7 +220,8 @@ pub struct DeltaLease {
     release_wanted: bool,
     renewals: u64,
     renewal_failures: u64,
-    hosts: Hosts,
+    bitmap: HostBitmap,
+    extras: HostExtras,
     effects: Deque<Effect, EFFECTS_MAX>,
     notes: Deque<Note, NOTES_MAX>,
 }
@@ -237,7 +236,6 @@ impl DeltaLease {
         assert!(config.io_timeout_s > 0, "io_timeout is 1 to 255 seconds");
         Self {
             config,
-            geometry: Geometry::Sector512Align1M,
             stage: Stage::Waiting(None),
             now: Now::default(),
             next_io: 1,
@@ -245,7 +243,8 @@ impl DeltaLease {
             release_wanted: false,
             renewals: 0,
             renewal_failures: 0,
-            hosts: Hosts::default(),
+            bitmap: HostBitmap::EMPTY,
+            extras: HostExtras::NONE,
             effects: Deque::new(),
             notes: Deque::new(),
         }
@@ -309,11 +308,23 @@ impl DeltaLease {
         }
     }
 
-    /// What is known of every host, from the readings made while watching or
-    /// holding.
+    /// Whom the following renewals call, and what they tell them.
+    pub fn notify(&mut self, bitmap: HostBitmap, extras: HostExtras) {
+        self.bitmap = bitmap;
+        self.extras = extras;
+    }
+
+    /// Whether a claim of ours may land, or have landed, at any moment: then a
+    /// record with our name proves nothing. Ends when the lease is held.
     #[must_use]
-    pub fn hosts(&self) -> &Hosts {
-        &self.hosts
+    pub fn is_uncertain(&self) -> bool {
+        self.uncertain || matches!(self.stage, Stage::Writing { .. })
+    }
+
+    /// Makes a new lease as careful as one that [`Self::is_uncertain`] and
+    /// that it takes the place of.
+    pub fn assume_uncertain(&mut self) {
+        self.uncertain = true;
     }
 
     /// Where the lease stands.
@@ -474,7 +485,7 @@ impl DeltaLease {
         read
     }
 
-    fn write(&mut self, record: &Leader, not_after: Monotonic) -> Pending {
+    fn write(&mut self, record: &Leader, bitmap: &HostBitmap, not_after: Monotonic) -> Pending {
         // Nothing but our own record, in order, ever goes to disk.
         assert!(
             record.owner_id == u64::from(self.config.host_id.get()),
@@ -489,7 +500,7 @@ impl DeltaLease {
             "a record verifies before it is written"
         );
         let mut bytes = [0; delta::RECORD_BYTES];
-        delta::encode_sector(record, &HostBitmap::EMPTY, &mut bytes);
+        delta::encode_sector(record, bitmap, &mut bytes);
         let write = self.pending();
         self.emit(Effect::Write {
             io: write.io,

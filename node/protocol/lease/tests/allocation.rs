@@ -17,7 +17,7 @@ fn serve(lease: &mut DeltaLease, now: Now, area: &mut [u8]) {
     while let Some(effect) = lease.next_effect() {
         match effect {
             Effect::ReadOwn(io) => lease.handle(now, Input::Io(io, IoOutcome::Read(&area[..512]))),
-            Effect::ReadArea(io) => lease.handle(now, Input::Io(io, IoOutcome::Read(area))),
+            Effect::ReadArea(io) => lease.handle(now, Input::Io(io, IoOutcome::Read(&area[..512]))),
             Effect::Write { io, record, .. } => {
                 area[..512].copy_from_slice(&record);
                 lease.handle(now, Input::Io(io, IoOutcome::Written));

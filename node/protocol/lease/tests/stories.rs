@@ -574,10 +574,8 @@ fn each_host_sees_the_other_live_then_fail_then_dead_then_back_with_a_higher_gen
     world.boot(a);
     world.boot(b);
     let belief = |world: &World, of: u64| {
-        let lease = world.machines[a].lease.as_ref().expect("runs");
-        let host = lease
-            .hosts()
-            .get(disk_format::HostId::new(of).expect("valid"));
+        let hosts = &world.machines[a].hosts;
+        let host = hosts.get(disk_format::HostId::new(of).expect("valid"));
         (host.belief(world.clock(a).boottime, W), host.generation)
     };
     world.until(100, "a sees b live", |world| {

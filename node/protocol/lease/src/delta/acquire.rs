@@ -10,7 +10,7 @@
 //!   may have landed on top of a new holder's): it is then waited for as if it
 //!   were another's.
 
-use disk_format::{Generation, Geometry, Leader, delta};
+use disk_format::{Generation, Geometry, HostBitmap, Leader, delta};
 
 use super::{Claim, DeltaLease, Effect, Held, IoOutcome, Pending, Phase, Stage, Watch};
 use crate::status::{Failure, Note};
@@ -20,13 +20,12 @@ use crate::timings;
 impl DeltaLease {
     pub(super) fn start(&mut self, geometry: Geometry) {
         if matches!(self.stage, Stage::Waiting(_)) && self.config.host_id.fits(geometry).is_ok() {
-            self.geometry = geometry;
             self.stage = Stage::First(self.read_own());
         }
     }
 
     pub(super) fn on_first(&mut self, read: Pending, outcome: IoOutcome<'_>) {
-        match self.own_record(outcome, 0) {
+        match self.own_record(outcome) {
             Ok(record) if self.is_available(&record) => self.claim_available(record, read),
             Ok(record) => self.watch(record, false),
             Err(failure) => self.fail(failure),
@@ -96,13 +95,9 @@ impl DeltaLease {
     }
 
     pub(super) fn on_watched(&mut self, watch: Watch, look: Pending, outcome: IoOutcome<'_>) {
-        let own = self.config.host_id.index();
-        match self.own_record(outcome, own) {
+        match self.own_record(outcome) {
             Err(failure) => self.fail(failure),
             Ok(record) => {
-                if let IoOutcome::Read(area) = outcome {
-                    self.observe(area);
-                }
                 let unchanged = record == watch.record;
                 let surely_dead = watch.since.plus_s(self.take_over_s(&watch.record));
                 if self.is_available(&record) {
@@ -168,7 +163,7 @@ impl DeltaLease {
             ..found
         }
         .sealed();
-        let write = self.write(&record, not_after);
+        let write = self.write(&record, &HostBitmap::EMPTY, not_after);
         let claim = Claim {
             record,
             settle_s,
@@ -207,7 +202,7 @@ impl DeltaLease {
     }
 
     pub(super) fn on_settled(&mut self, claim: Claim, look: Pending, outcome: IoOutcome<'_>) {
-        match self.own_record(outcome, 0) {
+        match self.own_record(outcome) {
             Err(failure) => self.fail(failure),
             // A previous holder with a longer timeout made us wait so long that
             // our own lease would soon expire: once more, with our own. It is
@@ -287,15 +282,11 @@ impl DeltaLease {
         self.expire_held();
     }
 
-    /// Our record out of what was read, verified; `index` tells where in it.
-    pub(super) fn own_record(
-        &self,
-        outcome: IoOutcome<'_>,
-        index: usize,
-    ) -> Result<Leader, Failure> {
+    /// Our record out of what was read, verified.
+    pub(super) fn own_record(&self, outcome: IoOutcome<'_>) -> Result<Leader, Failure> {
         match outcome {
             IoOutcome::Read(bytes) => {
-                let record = record_at(bytes, index).ok_or(Failure::ReadFailed(0))?;
+                let record = delta::leader(bytes).ok_or(Failure::ReadFailed(0))?;
                 delta::verify(&record, &self.config.lockspace)?;
                 Ok(record)
             }
@@ -303,24 +294,6 @@ impl DeltaLease {
             IoOutcome::NotStarted | IoOutcome::Written => Err(Failure::Stalled),
         }
     }
-
-    pub(super) fn observe(&mut self, area: &[u8]) {
-        let records = usize::from(self.geometry.max_hosts()) * delta::RECORD_BYTES;
-        let area = area.get(..records).unwrap_or(area);
-        self.hosts.observe(
-            area,
-            &self.config.lockspace,
-            self.config.io_timeout_s,
-            self.now.boottime,
-        );
-    }
-}
-
-pub(super) fn record_at(bytes: &[u8], index: usize) -> Option<Leader> {
-    bytes
-        .chunks_exact(delta::RECORD_BYTES)
-        .nth(index)
-        .and_then(delta::leader)
 }
 
 /// The generation of the acquisition after the one in `record`.

@@ -2,7 +2,6 @@
 
 use disk_format::{Generation, Leader, delta};
 
-use super::acquire::record_at;
 use super::{DeltaLease, Effect, Held, IoId, IoOutcome, Phase, Stage};
 use crate::status::{Loss, Note, RenewalFailure};
 use crate::time::Monotonic;
@@ -112,8 +111,8 @@ impl DeltaLease {
     }
 
     fn on_renewal_read(&mut self, mut held: Held, outcome: IoOutcome<'_>) {
-        let area = match outcome {
-            IoOutcome::Read(area) => area,
+        let sector = match outcome {
+            IoOutcome::Read(sector) => sector,
             IoOutcome::Failed(error) => {
                 self.retry(&mut held, RenewalFailure::ReadFailed(error));
                 self.stage = Stage::Held(held);
@@ -125,25 +124,22 @@ impl DeltaLease {
                 return;
             }
         };
-        let Some(found) = record_at(area, self.config.host_id.index()) else {
+        let Some(found) = delta::leader(sector) else {
             self.retry(&mut held, RenewalFailure::ReadFailed(0));
             self.stage = Stage::Held(held);
             return;
         };
-        self.observe(area);
         if let Err(loss) = self.still_ours(&held, &found) {
             return self.lose(&held, loss);
         }
         let record = Leader {
             timestamp: self.timestamp(),
             io_timeout: u16::from(self.config.io_timeout_s),
-            write_id: 0,
-            write_generation: 0,
-            write_timestamp: 0,
-            ..found
+            ..self.extras.stored_in(found)
         }
         .sealed();
-        let write = self.write(&record, self.lost_at(&held));
+        let bitmap = self.bitmap;
+        let write = self.write(&record, &bitmap, self.lost_at(&held));
         held.phase = Phase::Writing { write, record };
         self.stage = Stage::Held(held);
     }

@@ -5,7 +5,7 @@
 //! So does one taken over from an earlier process of this machine that was
 //! killed, for as long as that one may count as a holder.
 
-use disk_format::Leader;
+use disk_format::{HostBitmap, Leader};
 
 use super::{Claim, DeltaLease, Effect, IoOutcome, Pending, Phase, Stage};
 use crate::status::Note;
@@ -54,7 +54,7 @@ impl DeltaLease {
     }
 
     pub(super) fn on_unclaim_read(&mut self, claim: &Claim, outcome: IoOutcome<'_>) {
-        match self.own_record(outcome, 0) {
+        match self.own_record(outcome) {
             Ok(found) if found == claim.record => self.free(&claim.record, claim.inherited_until),
             Ok(_) | Err(_) => self.end_release(false),
         }
@@ -84,7 +84,7 @@ impl DeltaLease {
         }
         .sealed();
         let io_s = timings::io_s(self.config.io_timeout_s);
-        Some(self.write(&freed, self.now.boottime.plus_s(io_s)))
+        Some(self.write(&freed, &HostBitmap::EMPTY, self.now.boottime.plus_s(io_s)))
     }
 
     pub(super) fn end_release(&mut self, clean: bool) {

@@ -25,6 +25,7 @@
 use disk_format::{
     Generation, Geometry, HostBitmap, HostId, HostName, Leader, LockspaceName, delta,
 };
+use lease::hosts::{Hosts, Names, Viewpoint};
 use lease::{
     Config, DeltaLease, Effect, Failure, Input, IoId, IoOutcome, Monotonic, Note, Now, Record,
     State, Status,
@@ -95,7 +96,7 @@ struct Flight {
     begun: bool,
     not_after: Monotonic,
     write: Option<Record>,
-    own_only: bool,
+    area: bool,
     /// What a read saw, once it has taken effect.
     seen: Option<Vec<u8>>,
     landed: bool,
@@ -111,6 +112,7 @@ pub struct Machine {
     /// How long it has slept: boot-time minus monotonic.
     slept: u64,
     pub lease: Option<DeltaLease>,
+    pub hosts: Hosts,
     frozen_until: u64,
     flights: Vec<Flight>,
     /// World time at which the watchdog resets the machine, at the latest.
@@ -137,6 +139,18 @@ pub struct World {
 
 pub fn lockspace() -> LockspaceName {
     LockspaceName::new("LS").expect("valid")
+}
+
+fn hosts(config: &Config) -> Hosts {
+    let view = Viewpoint {
+        lockspace: config.lockspace,
+        geometry: Geometry::Sector512Align1M,
+        host_id: config.host_id,
+        io_timeout_s: config.io_timeout_s,
+        fire_timeout_s: config.fire_timeout_s,
+        bitmap_s: 0,
+    };
+    Hosts::new(view, &Names::default())
 }
 
 impl World {
@@ -177,6 +191,7 @@ impl World {
             watchdog: true,
         };
         self.machines.push(Machine {
+            hosts: hosts(&config),
             name,
             config,
             booted: 0,
@@ -209,6 +224,7 @@ impl World {
     pub fn start_process(&mut self, machine: usize) {
         let it = &mut self.machines[machine];
         it.lease = Some(DeltaLease::new(it.config));
+        it.hosts = hosts(&it.config);
         self.input(machine, Input::Start(Geometry::Sector512Align1M));
     }
 
@@ -358,15 +374,9 @@ impl World {
             match effect {
                 Effect::ReadOwn(io) | Effect::ReadArea(io) => {
                     let fate = fate(&mut self.rule, false);
-                    let own_only = matches!(effect, Effect::ReadOwn(_));
-                    it.flights.push(Flight::new(
-                        io,
-                        now,
-                        fate,
-                        Monotonic(u64::MAX),
-                        None,
-                        own_only,
-                    ));
+                    let area = matches!(effect, Effect::ReadArea(_));
+                    it.flights
+                        .push(Flight::new(io, now, fate, Monotonic(u64::MAX), None, area));
                 }
                 Effect::Write {
                     io,
@@ -375,7 +385,7 @@ impl World {
                 } => {
                     let fate = fate(&mut self.rule, true);
                     it.flights
-                        .push(Flight::new(io, now, fate, not_after, Some(record), true));
+                        .push(Flight::new(io, now, fate, not_after, Some(record), false));
                 }
                 Effect::WatchdogRegister { expire_s, .. } => {
                     if it.watchdog_works {
@@ -466,7 +476,6 @@ impl World {
                 flight.landed = true;
                 match &flight.write {
                     Some(record) => self.disk[own] = *record,
-                    None if flight.own_only => flight.seen = Some(self.disk[own].to_vec()),
                     None => flight.seen = Some(self.disk.concat()),
                 }
             }
@@ -482,13 +491,18 @@ impl World {
                 return;
             };
             let flight = it.flights.remove(index);
+            let clock = self.clock(machine);
+            let own = self.machines[machine].config.host_id.index() * delta::RECORD_BYTES;
             let outcome = match (&flight.seen, flight.started, flight.fate.ok) {
                 (_, false, _) => IoOutcome::NotStarted,
                 (_, _, false) => IoOutcome::Failed(EIO),
-                (Some(bytes), _, _) => IoOutcome::Read(bytes),
+                (Some(bytes), _, _) => IoOutcome::Read(&bytes[own..]),
                 (None, _, _) => IoOutcome::Written,
             };
-            let clock = self.clock(machine);
+            if let (IoOutcome::Read(_), Some(bytes), true) = (outcome, &flight.seen, flight.area) {
+                let hosts = &mut self.machines[machine].hosts;
+                hosts.observe(clock.boottime, 0, bytes);
+            }
             if let Some(lease) = self.machines[machine].lease.as_mut() {
                 lease.handle(clock, Input::Io(flight.io, outcome));
             }
@@ -593,7 +607,7 @@ impl Flight {
         fate: Fate,
         not_after: Monotonic,
         write: Option<Record>,
-        own_only: bool,
+        area: bool,
     ) -> Self {
         Self {
             io,
@@ -602,7 +616,7 @@ impl Flight {
             begun: false,
             not_after,
             write,
-            own_only,
+            area,
             seen: None,
             landed: false,
             started: false,
