@@ -1,0 +1,192 @@
+//! From bytes, as they arrive, to requests.
+
+use crate::command::Command;
+use crate::header::{HEADER_BYTES, Header, MAGIC, PROTOCOL_VERSION};
+use crate::request::{ACQUIRE_MAX, Need, Request, need};
+use crate::structs::{DISK_BYTES, DISKS_MAX, OPTIONS_BYTES, RESOURCE_BYTES};
+
+/// Longest request in bytes: `ACQUIRE` of eight resources on four disks each.
+pub const MESSAGE_MAX: usize =
+    HEADER_BYTES + ACQUIRE_MAX as usize * (RESOURCE_BYTES + DISKS_MAX * DISK_BYTES) + OPTIONS_BYTES;
+
+/// Result when a client closed its side within a message.
+const ENOTCONN: i32 = -107;
+
+/// What came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives on the stack while it is dispatched; a box would cost each request"
+)]
+pub enum Incoming {
+    /// A complete request.
+    Request(Header, Request),
+    /// Answer this code; the payload, as far as it could be known, is skipped.
+    Refused(Header, i32),
+    /// Answer nothing; the next 32 bytes count as a new header.
+    Dropped(Header, Dropped),
+}
+
+/// Why a header gets no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Dropped {
+    /// Not this protocol. The bytes that follow cannot be trusted either:
+    /// closing the connection is allowed.
+    #[error("magic {0:#010x}: expected is {MAGIC:#010x}")]
+    Magic(u32),
+    /// A later major version.
+    #[error("protocol version {0:#x}: supported is {PROTOCOL_VERSION:#x}")]
+    Version(u32),
+    /// No such command.
+    #[error("command {0}: known are 1 to 40")]
+    Command(u32),
+}
+
+/// A message of which a part has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pending {
+    /// Its header, once that is complete and known to be one.
+    pub header: Option<Header>,
+    /// Bytes received, with the header.
+    pub received: usize,
+    /// Bytes known to be needed, at most [`MESSAGE_MAX`].
+    pub wanted: usize,
+}
+
+/// One connection's requests. Holds at most [`MESSAGE_MAX`] bytes, and no
+/// memory between messages.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// Header and payload so far.
+    bytes: Vec<u8>,
+    /// A valid header whose payload is coming.
+    current: Option<(Header, Command)>,
+    /// Bytes to forget before the next header.
+    skip: u64,
+}
+
+impl Decoder {
+    /// Nothing received.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes bytes off the front of `input` up to the end of one message and
+    /// returns it; `None` when `input` is used up. Call until it is `None`.
+    pub fn next(&mut self, input: &mut &[u8]) -> Option<Incoming> {
+        loop {
+            self.forget(input);
+            let (header, command) = match self.current {
+                Some(current) => current,
+                None => match self.header(input)? {
+                    Ok(current) => current,
+                    Err(dropped) => return Some(dropped),
+                },
+            };
+            let payload = self.bytes.get(HEADER_BYTES..).unwrap_or(&[]);
+            match need(command, &header, payload) {
+                Need::Refused { code, skip } => {
+                    self.reset();
+                    self.skip = skip;
+                    return Some(Incoming::Refused(header, code));
+                }
+                Need::Bytes(needed) if needed <= payload.len() => {
+                    let request = Request::decode(command, &header, payload);
+                    self.reset();
+                    return Some(Incoming::Request(header, request));
+                }
+                Need::Bytes(needed) => {
+                    if !self.fill(input, HEADER_BYTES + needed) {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The message of which a part has come, if any: a server gives it a deadline.
+    #[must_use]
+    pub fn pending(&self) -> Option<Pending> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let wanted = match self.current {
+            None => HEADER_BYTES,
+            Some((header, command)) => {
+                let payload = self.bytes.get(HEADER_BYTES..).unwrap_or(&[]);
+                match need(command, &header, payload) {
+                    Need::Bytes(needed) => HEADER_BYTES + needed,
+                    Need::Refused { .. } => self.bytes.len(),
+                }
+            }
+        };
+        Some(Pending {
+            header: self.current.map(|(header, _)| header),
+            received: self.bytes.len(),
+            wanted,
+        })
+    }
+
+    /// The client sends no more: the answer to the message it left unfinished.
+    pub fn end(&mut self) -> Option<Incoming> {
+        let current = self.current;
+        self.reset();
+        current.map(|(header, _)| Incoming::Refused(header, ENOTCONN))
+    }
+
+    fn reset(&mut self) {
+        self.bytes = Vec::new();
+        self.current = None;
+    }
+
+    fn forget(&mut self, input: &mut &[u8]) {
+        let now = usize::try_from(self.skip)
+            .unwrap_or(usize::MAX)
+            .min(input.len());
+        *input = input.get(now..).unwrap_or(&[]);
+        self.skip = self
+            .skip
+            .saturating_sub(u64::try_from(now).unwrap_or(u64::MAX));
+    }
+
+    /// Moves bytes over until `wanted` are held; whether they are.
+    fn fill(&mut self, input: &mut &[u8], wanted: usize) -> bool {
+        debug_assert!(wanted <= MESSAGE_MAX, "no request is longer");
+        let missing = wanted.saturating_sub(self.bytes.len());
+        let (head, tail) = input.split_at(missing.min(input.len()));
+        self.bytes.extend_from_slice(head);
+        *input = tail;
+        self.bytes.len() >= wanted
+    }
+
+    fn header(&mut self, input: &mut &[u8]) -> Option<Result<(Header, Command), Incoming>> {
+        if !self.fill(input, HEADER_BYTES) {
+            return None;
+        }
+        let header = Header::decode(self.bytes.first_chunk()?);
+        let judged = judge(&header);
+        match judged {
+            Ok(command) => {
+                self.current = Some((header, command));
+                Some(Ok((header, command)))
+            }
+            Err(reason) => {
+                self.reset();
+                Some(Err(Incoming::Dropped(header, reason)))
+            }
+        }
+    }
+}
+
+/// The command of a header that gets an answer.
+fn judge(header: &Header) -> Result<Command, Dropped> {
+    if header.magic != MAGIC {
+        return Err(Dropped::Magic(header.magic));
+    }
+    let command = header.command();
+    if header.major() > PROTOCOL_VERSION >> 16 && command != Some(Command::Version) {
+        return Err(Dropped::Version(header.version));
+    }
+    command.ok_or(Dropped::Command(header.cmd))
+}
