@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use lease::Note;
+use lease::{Note, Stalled};
 
 use crate::options::Options;
 use crate::report;
@@ -94,6 +94,18 @@ fn note_event(options: &Options, note: &Note) {
         Note::RenewalFailed(failure) => {
             tracing::warn!(lockspace, host_id, "renewal failed: {failure}")
         }
+        Note::Stalling { what, age_ms } => {
+            let what = match what {
+                Stalled::Read => "reading the area",
+                Stalled::Write => "writing our record",
+            };
+            tracing::warn!(
+                lockspace,
+                host_id,
+                age_ms,
+                "storage is slow: {what} takes long"
+            );
+        }
         Note::Failing { age_ms } => {
             tracing::error!(
                 lockspace,
@@ -104,7 +116,7 @@ fn note_event(options: &Options, note: &Note) {
         }
         Note::Recovered { gap_ms } => tracing::info!(lockspace, host_id, gap_ms, "renewed again"),
         Note::Lost(loss) => {
-            let code = loss.code();
+            let code = loss.code().0;
             tracing::error!(
                 lockspace,
                 host_id,

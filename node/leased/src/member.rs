@@ -195,7 +195,8 @@ impl Member {
                     Ok(()) if bytes.is_empty() => IoOutcome::Written,
                     Ok(()) if bytes.len() == delta::RECORD_BYTES => IoOutcome::Read(bytes),
                     Ok(()) => {
-                        hosts.observe(now().boottime, 0, bytes);
+                        let at = now().boottime;
+                        hosts.observe(at, at, 0, bytes);
                         let own = own_index * delta::RECORD_BYTES;
                         IoOutcome::Read(bytes.get(own..).unwrap_or_default())
                     }

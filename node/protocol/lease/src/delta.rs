@@ -9,7 +9,7 @@ use disk_format::{
 };
 use heapless::Deque;
 
-use crate::status::{Failure, Loss, Note, RenewalFailure, Rival, State, Status};
+use crate::status::{Failure, Loss, Note, Renewal, RenewalFailure, Rival, State, Status};
 use crate::time::{Monotonic, Now};
 use crate::timings;
 
@@ -165,8 +165,30 @@ struct Held {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Waiting { until: Monotonic },
-    Reading { read: Pending, extended: bool },
-    Writing { write: Pending, record: Leader },
+    Reading {
+        read: Pending,
+        /// How patient we have become with it.
+        patience: Patience,
+    },
+    Writing {
+        write: Pending,
+        record: Leader,
+        /// How long the reading before it took.
+        read_ms: u64,
+        warned: bool,
+    },
+}
+
+/// Steps of waiting for one reading of the area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Less than half of T.
+    Fresh,
+    /// Reported as slow.
+    Warned,
+    /// Longer than T: counted as failed, but it gets T more before a fresh one
+    /// is tried.
+    Extended,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -220,6 +242,8 @@ pub struct DeltaLease {
     release_wanted: bool,
     renewals: u64,
     renewal_failures: u64,
+    latest_renewal: Option<Renewal>,
+    last_attempt: Option<Monotonic>,
     bitmap: HostBitmap,
     extras: HostExtras,
     effects: Deque<Effect, EFFECTS_MAX>,
@@ -243,6 +267,8 @@ impl DeltaLease {
             release_wanted: false,
             renewals: 0,
             renewal_failures: 0,
+            latest_renewal: None,
+            last_attempt: None,
             bitmap: HostBitmap::EMPTY,
             extras: HostExtras::NONE,
             effects: Deque::new(),
@@ -337,6 +363,8 @@ impl DeltaLease {
             expires: None,
             renewals: self.renewals,
             renewal_failures: self.renewal_failures,
+            latest_renewal: self.latest_renewal,
+            last_attempt: self.last_attempt,
             rival: None,
             failure: None,
             loss: None,

@@ -71,6 +71,8 @@ pub struct Host {
     pub first_check: Option<Monotonic>,
     /// Latest look.
     pub last_check: Option<Monotonic>,
+    /// When the latest look had begun.
+    pub last_asked: Option<Monotonic>,
     /// Latest look that showed a change; `None`: none has yet.
     pub last_live: Option<Monotonic>,
     /// When it last asked us to look at our leases' requests.
@@ -110,12 +112,12 @@ impl Host {
     /// Whether it is surely dead: its lease had ended when it was last looked
     /// at, and its watchdog has had its time since.
     fn is_dead(&self, now: Monotonic, fire_timeout_s: u32) -> bool {
-        let (Some(last), Some(checked)) = (self.last_live.or(self.first_check), self.last_check)
+        let (Some(last), Some(asked)) = (self.last_live.or(self.first_check), self.last_asked)
         else {
             return false;
         };
         now > last.plus_s(timings::host_dead_s(self.io_timeout_s, fire_timeout_s))
-            && checked > last.plus_s(timings::lost_s(self.io_timeout_s))
+            && asked > last.plus_s(timings::lost_s(self.io_timeout_s))
     }
 
     /// Whether it may still be using what it locked as `generation` (spec
@@ -151,6 +153,8 @@ const _: () = assert!(size_of::<Entry>() <= 40);
 struct Looks {
     first: Option<Monotonic>,
     last: Option<Monotonic>,
+    /// When the request of the last one was made: what it saw is not older.
+    asked: Option<Monotonic>,
 }
 
 /// What one look at a part of the area has shown.
@@ -212,11 +216,17 @@ impl Hosts {
         }
     }
 
-    /// Takes in part `number` of the area as it was read at `now`:
-    /// [`Self::PART_BYTES`], or the area if that is smaller. Checksums of other
+    /// Takes in part `number` of the area, [`Self::PART_BYTES`] or less, whose
+    /// reading was asked for at `asked` and done by `now` on the boot-time clock. Checksums of other
     /// hosts' records are not verified, as in the original: only change
     /// matters here.
-    pub fn observe(&mut self, now: Monotonic, number: usize, part: &[u8]) -> Changes {
+    pub fn observe(
+        &mut self,
+        asked: Monotonic,
+        now: Monotonic,
+        number: usize,
+        part: &[u8],
+    ) -> Changes {
         let mut changes = Changes::default();
         let sector_bytes = self.view.geometry.sector_bytes();
         let first_index = number * (Self::PART_BYTES / sector_bytes);
@@ -225,6 +235,7 @@ impl Hosts {
         };
         looks.first.get_or_insert(now);
         looks.last = Some(now);
+        looks.asked = Some(asked);
         let sectors = usize::from(self.view.geometry.max_hosts()).saturating_sub(first_index);
         let mut at = self
             .entries
@@ -339,6 +350,7 @@ impl Hosts {
             name: *entry.name,
             first_check: looks.first,
             last_check: looks.last,
+            last_asked: looks.asked,
             last_live: (entry.last_live != Monotonic(0)).then_some(entry.last_live),
             last_request: self.notices.last_request(entry.host),
             damaged: entry.damaged,
@@ -361,6 +373,7 @@ impl Hosts {
                     name: NameField::EMPTY,
                     first_check: looks.first,
                     last_check: looks.last,
+                    last_asked: looks.asked,
                     last_live: None,
                     last_request: None,
                     damaged: false,

@@ -33,9 +33,13 @@
 //! does not tell a claim from a renewal. If a claim hangs for longer than T,
 //! lands on top of a newer holder's record, and the claiming process then
 //! dies, its successor finds its own name and re-acquires in 2T, while the
-//! overwritten holder may still be waiting for its watchdog to fire.
+//! overwritten holder may still be waiting for its watchdog to fire. And
+//! whoever finds its own late claim there cannot know the timeout of the
+//! holder it covers: it waits by its own, so hosts that compete for one host id
+//! must have the same.
 #![forbid(unsafe_code)]
 
+pub mod code;
 mod delta;
 pub mod hosts;
 pub mod init;
@@ -44,5 +48,7 @@ pub mod time;
 pub mod timings;
 
 pub use delta::{Config, DeltaLease, Effect, Input, IoId, IoOutcome, Record};
-pub use status::{Failure, Loss, Note, RenewalFailure, Rival, State, Status};
+pub use status::{
+    Failure, Loss, Note, Renewal, RenewalFailure, Rival, Stalled, State, Status,
+};
 pub use time::{Monotonic, Now};

@@ -2,6 +2,7 @@
 
 use disk_format::{Generation, HostId, NameField, RecordError};
 
+use crate::code::Code;
 use crate::time::Monotonic;
 
 /// Where our own lease stands.
@@ -49,6 +50,28 @@ pub enum Failure {
     Watchdog,
 }
 
+impl Failure {
+    /// What a client that asked to join is told.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Record(error) => Code(error.code()),
+            Self::ReadFailed(error) | Self::WriteFailed(error) => io_code(*error),
+            Self::ReadTimeout(_) | Self::WriteTimeout(_) => Code::AIO_TIMEOUT,
+            Self::Stalled => Code::ERROR,
+            Self::Watchdog => Code::WD_ERROR,
+        }
+    }
+}
+
+/// The number for a failed read or write: the kernel's, negative.
+fn io_code(error: i32) -> Code {
+    match error {
+        1.. => Code(-error),
+        _ => Code::EMSGSIZE,
+    }
+}
+
 /// Why a held lease is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Loss {
@@ -76,14 +99,14 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The original tool's error number; an expiry has none.
+    /// The original's number for it.
     #[must_use]
-    pub fn code(&self) -> Option<i32> {
+    pub fn code(&self) -> Code {
         match self {
-            Self::Expired(_) => None,
-            Self::Owner { .. } => Some(-260),
-            Self::Changed => Some(-261),
-            Self::Damaged(error) => Some(error.code()),
+            Self::Expired(_) => Code::AIO_TIMEOUT,
+            Self::Owner { .. } => Code::RENEW_OWNER,
+            Self::Changed => Code::RENEW_DIFF,
+            Self::Damaged(error) => Code(error.code()),
         }
     }
 }
@@ -106,6 +129,31 @@ pub enum RenewalFailure {
     /// Writing failed; it may have landed all the same.
     #[error("writing our record: error {0}")]
     WriteFailed(i32),
+}
+
+impl RenewalFailure {
+    /// The original's number for it.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::ReadFailed(error) | Self::WriteFailed(error) => io_code(*error),
+            Self::ReadTimeout | Self::ReadAbandoned => Code::AIO_TIMEOUT,
+            Self::NotStarted => Code::EAGAIN,
+        }
+    }
+}
+
+/// A renewal that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    /// When its timestamp was made.
+    pub submitted: Monotonic,
+    /// The timestamp on disk, seconds of the monotonic clock.
+    pub timestamp_s: u64,
+    /// How long reading took, milliseconds.
+    pub read_ms: u64,
+    /// How long writing took, milliseconds.
+    pub write_ms: u64,
 }
 
 /// Who has the record we would like to have.
@@ -138,6 +186,10 @@ pub struct Status {
     pub renewals: u64,
     /// Failed or timed-out renewal attempts since it was acquired.
     pub renewal_failures: u64,
+    /// The latest that succeeded.
+    pub latest_renewal: Option<Renewal>,
+    /// When the latest attempt began, to acquire or to renew.
+    pub last_attempt: Option<Monotonic>,
     /// Who has our host id.
     pub rival: Option<Rival>,
     /// Why the last attempt to acquire ended, while waiting.
@@ -148,6 +200,15 @@ pub struct Status {
     pub trouble: Option<RenewalFailure>,
     /// The watchdog's connection was lost while held.
     pub watchdog_gone: bool,
+}
+
+/// What takes long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stalled {
+    /// Reading the area.
+    Read,
+    /// Writing our record.
+    Write,
 }
 
 /// A transition worth a line in the log.
@@ -168,6 +229,13 @@ pub enum Note {
     },
     /// A renewal attempt failed.
     RenewalFailed(RenewalFailure),
+    /// A renewal's read or write has been under way for half the io_timeout.
+    Stalling {
+        /// What it does.
+        what: Stalled,
+        /// Milliseconds so far.
+        age_ms: u64,
+    },
     /// Not renewed for 6T.
     Failing {
         /// Milliseconds since the last successful renewal.

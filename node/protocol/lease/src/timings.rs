@@ -71,6 +71,16 @@ pub const fn io_s(t: u8) -> u64 {
 /// Pause before a failed renewal is tried again, milliseconds.
 pub const RETRY_PAUSE_MS: u64 = 500;
 
+/// Pause before the first renewal of a lease that took 2T to acquire,
+/// milliseconds.
+pub const FIRST_PAUSE_MS: u64 = 500;
+
+/// Milliseconds after which a read or write of a renewal is reported as slow.
+#[must_use]
+pub const fn stalling_ms(t: u8) -> u64 {
+    widen(t) * 500
+}
+
 /// The I/O timeout a record states, seconds: 0 is for the caller to replace
 /// by its own. Only the low 8 bits are ever written by an acquire or renewal.
 #[must_use]
@@ -99,6 +109,8 @@ const _: () = {
         assert!(claim_s(t) + io_s(t) < failing_s(t));
         // A renewal is due, and has had two tries, before anybody warns.
         assert!(renewal_s(t) + 2 * io_s(t) < failing_s(t));
+        // Slow storage is reported before it counts as failed.
+        assert!(stalling_ms(t) < 1000 * io_s(t));
         // There is time between the warning and the loss.
         assert!(failing_s(t) < lost_s(t));
         // A holder has stopped before anybody else may start, even with no

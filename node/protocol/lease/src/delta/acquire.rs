@@ -20,6 +20,7 @@ use crate::timings;
 impl DeltaLease {
     pub(super) fn start(&mut self, geometry: Geometry) {
         if matches!(self.stage, Stage::Waiting(_)) && self.config.host_id.fits(geometry).is_ok() {
+            self.last_attempt = Some(self.now.boottime);
             self.stage = Stage::First(self.read_own());
         }
     }
@@ -259,6 +260,7 @@ impl DeltaLease {
     fn hold(&mut self, claim: Claim) {
         self.uncertain = false;
         self.renewals = 0;
+        self.latest_renewal = None;
         self.renewal_failures = 0;
         let generation = Generation(claim.record.owner_generation);
         self.note(Note::Acquired {
@@ -271,15 +273,23 @@ impl DeltaLease {
             last_success: claim.submitted,
             inherited_until: claim.inherited_until,
             phase: Phase::Waiting {
-                until: claim
-                    .submitted
-                    .plus_s(timings::renewal_s(self.config.io_timeout_s)),
+                until: self.first_renewal(&claim),
             },
             failing: false,
             trouble: None,
             watchdog_gone: false,
         });
         self.expire_held();
+    }
+
+    /// 2T after the claim, and yet not at once: clients of the original rely on
+    /// a moment in which nothing is known of other hosts.
+    fn first_renewal(&self, claim: &Claim) -> Monotonic {
+        let due = claim
+            .submitted
+            .plus_s(timings::renewal_s(self.config.io_timeout_s));
+        let moment = self.now.boottime.plus_ms(timings::FIRST_PAUSE_MS);
+        due.max(moment)
     }
 
     /// Our record out of what was read, verified.

@@ -2,8 +2,8 @@
 
 use disk_format::{Generation, Leader, delta};
 
-use super::{DeltaLease, Effect, Held, IoId, IoOutcome, Phase, Stage};
-use crate::status::{Loss, Note, RenewalFailure};
+use super::{DeltaLease, Effect, Held, IoId, IoOutcome, Patience, Pending, Phase, Stage};
+use crate::status::{Loss, Note, Renewal, RenewalFailure, Stalled};
 use crate::time::Monotonic;
 use crate::timings;
 
@@ -23,18 +23,19 @@ impl DeltaLease {
         };
         let phase = match held.phase {
             Phase::Waiting { until } => until,
-            Phase::Reading {
-                read,
-                extended: false,
-            } => read.since.plus_s(timings::io_s(t)),
-            // The same read gets T more before a fresh one is tried.
-            Phase::Reading {
-                read,
-                extended: true,
-            } => read.since.plus_s(2 * timings::io_s(t)),
+            Phase::Reading { read, patience } => match patience {
+                Patience::Fresh => read.since.plus_ms(timings::stalling_ms(t)),
+                Patience::Warned => read.since.plus_s(timings::io_s(t)),
+                Patience::Extended => read.since.plus_s(2 * timings::io_s(t)),
+            },
+            Phase::Writing {
+                write,
+                warned: false,
+                ..
+            } => write.since.plus_ms(timings::stalling_ms(t)),
             // A renewal write is waited for to the end: a second one could be
             // overtaken by the first.
-            Phase::Writing { .. } => lost,
+            Phase::Writing { warned: true, .. } => lost,
         };
         phase.min(warn).min(lost)
     }
@@ -73,44 +74,90 @@ impl DeltaLease {
         }
         match held.phase {
             Phase::Waiting { until } if now >= until => {
+                self.last_attempt = Some(now);
                 held.phase = Phase::Reading {
                     read: self.read_area(),
-                    extended: false,
+                    patience: Patience::Fresh,
                 };
             }
-            Phase::Reading {
-                read,
-                extended: false,
-            } if now >= read.since.plus_s(timings::io_s(t)) => {
-                held.phase = Phase::Reading {
-                    read,
-                    extended: true,
+            Phase::Reading { read, patience } => self.on_reading_due(&mut held, read, patience),
+            Phase::Writing {
+                write,
+                record,
+                read_ms,
+                warned: false,
+            } if now >= write.since.plus_ms(timings::stalling_ms(t)) => {
+                self.note(Note::Stalling {
+                    what: Stalled::Write,
+                    age_ms: now.ms_since(write.since),
+                });
+                held.phase = Phase::Writing {
+                    write,
+                    record,
+                    read_ms,
+                    warned: true,
                 };
-                self.trouble(&mut held, RenewalFailure::ReadTimeout);
             }
-            Phase::Reading {
-                read,
-                extended: true,
-            } if now >= read.since.plus_s(2 * timings::io_s(t)) => {
-                self.retry(&mut held, RenewalFailure::ReadAbandoned);
-            }
-            Phase::Waiting { .. } | Phase::Reading { .. } | Phase::Writing { .. } => {}
+            Phase::Waiting { .. } | Phase::Writing { .. } => {}
         }
         self.stage = Stage::Held(held);
     }
 
+    fn on_reading_due(&mut self, held: &mut Held, read: Pending, patience: Patience) {
+        let now = self.now.boottime;
+        let io_s = timings::io_s(self.config.io_timeout_s);
+        let stalling_ms = timings::stalling_ms(self.config.io_timeout_s);
+        match patience {
+            Patience::Fresh if now >= read.since.plus_ms(stalling_ms) => {
+                self.note(Note::Stalling {
+                    what: Stalled::Read,
+                    age_ms: now.ms_since(read.since),
+                });
+                held.phase = Phase::Reading {
+                    read,
+                    patience: Patience::Warned,
+                };
+            }
+            Patience::Warned if now >= read.since.plus_s(io_s) => {
+                held.phase = Phase::Reading {
+                    read,
+                    patience: Patience::Extended,
+                };
+                self.trouble(held, RenewalFailure::ReadTimeout);
+            }
+            Patience::Extended if now >= read.since.plus_s(2 * io_s) => {
+                self.retry(held, RenewalFailure::ReadAbandoned);
+            }
+            Patience::Fresh | Patience::Warned | Patience::Extended => {}
+        }
+    }
+
     pub(super) fn on_held_io(&mut self, held: Held, io: IoId, outcome: IoOutcome<'_>) {
         match held.phase {
-            Phase::Reading { read, .. } if read.io == io => self.on_renewal_read(held, outcome),
-            Phase::Writing { write, record } if write.io == io => {
-                self.on_renewed(held, write.since, record, outcome);
+            Phase::Reading { read, .. } if read.io == io => {
+                let read_ms = self.now.boottime.ms_since(read.since);
+                self.on_renewal_read(held, read_ms, outcome);
+            }
+            Phase::Writing {
+                write,
+                record,
+                read_ms,
+                ..
+            } if write.io == io => {
+                let renewal = Renewal {
+                    submitted: write.since,
+                    timestamp_s: record.timestamp,
+                    read_ms,
+                    write_ms: self.now.boottime.ms_since(write.since),
+                };
+                self.on_renewed(held, renewal, record, outcome);
             }
             // The outcome of a read given up.
             Phase::Waiting { .. } | Phase::Reading { .. } | Phase::Writing { .. } => {}
         }
     }
 
-    fn on_renewal_read(&mut self, mut held: Held, outcome: IoOutcome<'_>) {
+    fn on_renewal_read(&mut self, mut held: Held, read_ms: u64, outcome: IoOutcome<'_>) {
         let sector = match outcome {
             IoOutcome::Read(sector) => sector,
             IoOutcome::Failed(error) => {
@@ -140,7 +187,12 @@ impl DeltaLease {
         .sealed();
         let bitmap = self.bitmap;
         let write = self.write(&record, &bitmap, self.lost_at(&held));
-        held.phase = Phase::Writing { write, record };
+        held.phase = Phase::Writing {
+            write,
+            record,
+            read_ms,
+            warned: false,
+        };
         self.stage = Stage::Held(held);
     }
 
@@ -169,7 +221,7 @@ impl DeltaLease {
     fn on_renewed(
         &mut self,
         mut held: Held,
-        submitted: Monotonic,
+        renewal: Renewal,
         record: Leader,
         outcome: IoOutcome<'_>,
     ) {
@@ -178,15 +230,16 @@ impl DeltaLease {
                 let t = self.config.io_timeout_s;
                 if held.trouble.take().is_some() || held.failing {
                     self.note(Note::Recovered {
-                        gap_ms: submitted.ms_since(held.last_success),
+                        gap_ms: renewal.submitted.ms_since(held.last_success),
                     });
                 }
                 held.failing = false;
                 held.record = record;
                 held.certain = true;
-                held.last_success = submitted;
+                held.last_success = renewal.submitted;
+                self.latest_renewal = Some(renewal);
                 held.phase = Phase::Waiting {
-                    until: submitted.plus_s(timings::renewal_s(t)),
+                    until: renewal.submitted.plus_s(timings::renewal_s(t)),
                 };
                 self.renewals += 1;
                 if self.config.watchdog {

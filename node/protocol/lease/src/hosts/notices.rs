@@ -62,15 +62,13 @@ impl Notices {
             return;
         };
         let caller = self.callers.entry(from).or_default();
-        if extras.event != 0 {
-            if caller.event != Some((from_generation, extras)) {
-                caller.event = Some((from_generation, extras));
-                changes.notices.push(Notice::Event {
-                    from,
-                    from_generation,
-                    extras,
-                });
-            }
+        if extras.event != 0 && caller.event != Some((from_generation, extras)) {
+            caller.event = Some((from_generation, extras));
+            changes.notices.push(Notice::Event {
+                from,
+                from_generation,
+                extras,
+            });
         }
         // An event does not hide a request: both may be under way.
         let repeated = caller

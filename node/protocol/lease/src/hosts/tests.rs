@@ -52,7 +52,7 @@ fn calling(generation: u64, timestamp: u64, call: Option<HostExtras>) -> Vec<u8>
 }
 
 fn look(hosts: &mut Hosts, bytes: &[u8], second: u64) -> Belief {
-    hosts.observe(at(second), 0, bytes);
+    hosts.observe(at(second), at(second), 0, bytes);
     hosts.belief(id(1), at(second))
 }
 
@@ -130,7 +130,7 @@ fn hosts_that_never_acquired_cost_nothing_and_are_free() {
         area[place..place + 512].copy_from_slice(&record(7, 99));
         assert!(!hosts.is_complete());
         for (number, part) in area.chunks(Hosts::PART_BYTES).enumerate() {
-            hosts.observe(at(5), number, part);
+            hosts.observe(at(5), at(5), number, part);
         }
         assert!(hosts.is_complete());
         assert_eq!(hosts.entries.len(), 1, "{geometry:?}");
@@ -145,7 +145,7 @@ fn hosts_that_never_acquired_cost_nothing_and_are_free() {
 fn only_a_freed_or_reacquired_lease_ends_waits() {
     let mut hosts = hosts();
     let mut changes = |record: &[u8], second| {
-        let changes = hosts.observe(at(second), 0, record);
+        let changes = hosts.observe(at(second), at(second), 0, record);
         (changes.renewed, changes.replaced)
     };
     assert_eq!(changes(&record(1, 500), 100), (1, 1), "first seen");
@@ -167,7 +167,7 @@ fn an_event_is_delivered_once_while_the_bit_stays_and_again_when_it_came_back() 
     let mut hosts = hosts();
     let mut events = |timestamp, call| {
         hosts
-            .observe(at(timestamp), 0, &calling(1, timestamp, call))
+            .observe(at(timestamp), at(timestamp), 0, &calling(1, timestamp, call))
             .notices
             .into_iter()
             .filter_map(|notice| match notice {
@@ -189,7 +189,7 @@ fn a_request_counts_once_in_bitmap_seconds_and_only_with_our_bit() {
     let mut hosts = hosts();
     let mut requests = |timestamp, call| {
         hosts
-            .observe(at(timestamp), 0, &calling(1, timestamp, call))
+            .observe(at(timestamp), at(timestamp), 0, &calling(1, timestamp, call))
             .notices
             .len()
     };
@@ -205,6 +205,6 @@ fn our_own_record_calls_nobody() {
     let mut hosts = hosts();
     let mut area = vec![0; 3 * 512];
     area[1024..].copy_from_slice(&calling(1, 100, Some(HostExtras::NONE)));
-    assert_eq!(hosts.observe(at(100), 0, &area).notices, []);
+    assert_eq!(hosts.observe(at(100), at(100), 0, &area).notices, []);
     assert_eq!(hosts.belief(id(OURS), at(100)), Belief::Live);
 }

@@ -501,7 +501,7 @@ impl World {
             };
             if let (IoOutcome::Read(_), Some(bytes), true) = (outcome, &flight.seen, flight.area) {
                 let hosts = &mut self.machines[machine].hosts;
-                hosts.observe(clock.boottime, 0, bytes);
+                hosts.observe(clock.boottime, clock.boottime, 0, bytes);
             }
             if let Some(lease) = self.machines[machine].lease.as_mut() {
                 lease.handle(clock, Input::Io(flight.io, outcome));
