@@ -10,7 +10,7 @@ pub mod worker;
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 pub use buffer::AlignedBuffer;
@@ -219,8 +219,15 @@ impl BlockDevice {
     }
 }
 
+impl AsFd for BlockDevice {
+    /// For questions about the open file, `fstat` for example.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 /// usize is 64 bits wide on every machine this runs on.
-fn advance(done: usize) -> u64 {
+pub(crate) fn advance(done: usize) -> u64 {
     u64::try_from(done).unwrap_or(u64::MAX)
 }
 

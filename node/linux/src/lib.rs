@@ -18,6 +18,7 @@ pub mod power;
 pub mod probe;
 pub mod process;
 pub mod realtime;
+pub mod ring;
 pub mod system;
 pub mod uevent;
 pub mod watchdog;

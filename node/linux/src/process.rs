@@ -136,6 +136,14 @@ pub fn spawn(what: &Spawn) -> io::Result<Spawned> {
     })
 }
 
+/// Makes a command start with no signal blocked, whatever the caller has
+/// blocked: it would never hear SIGTERM otherwise.
+pub fn with_signals(command: &mut Command) -> &mut Command {
+    // SAFETY: between fork and exec the closure only issues system calls on memory of its
+    // own stack; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(unblock_signals) }
+}
+
 /// Empties the calling thread's signal mask.
 fn unblock_signals() -> io::Result<()> {
     let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
