@@ -1,8 +1,10 @@
 //! From bytes, as they arrive, to requests.
 
 use crate::command::Command;
+use crate::framing::{Need, need};
 use crate::header::{HEADER_BYTES, Header, MAGIC, PROTOCOL_VERSION};
-use crate::request::{ACQUIRE_MAX, Need, Request, need};
+use crate::reply::Reply;
+use crate::request::{ACQUIRE_MAX, Request};
 use crate::structs::{DISK_BYTES, DISKS_MAX, OPTIONS_BYTES, RESOURCE_BYTES};
 
 /// Longest request in bytes: `ACQUIRE` of eight resources on four disks each.
@@ -21,8 +23,8 @@ const ENOTCONN: i32 = -107;
 pub enum Incoming {
     /// A complete request.
     Request(Header, Request),
-    /// Answer this code; the payload, as far as it could be known, is skipped.
-    Refused(Header, i32),
+    /// Answer this. What the client sends of the message's payload is skipped.
+    Refused(Header, Reply),
     /// Answer nothing; the next 32 bytes count as a new header.
     Dropped(Header, Dropped),
 }
@@ -63,6 +65,9 @@ pub struct Decoder {
     current: Option<(Header, Command)>,
     /// Bytes to forget before the next header.
     skip: u64,
+    /// Whether what follows may be the rest of a payload of unknown length:
+    /// everything up to the next valid header is skipped without a word.
+    searching: bool,
 }
 
 impl Decoder {
@@ -86,14 +91,18 @@ impl Decoder {
             };
             let payload = self.bytes.get(HEADER_BYTES..).unwrap_or(&[]);
             match need(command, &header, payload) {
-                Need::Refused { code, skip } => {
-                    self.reset();
+                Need::Refused { reply, skip } => {
+                    self.refuse();
                     self.skip = skip;
-                    return Some(Incoming::Refused(header, code));
+                    return Some(Incoming::Refused(header, reply));
                 }
                 Need::Bytes(needed) if needed <= payload.len() => {
                     let request = Request::decode(command, &header, payload);
+                    let said = usize::try_from(header.length).unwrap_or(usize::MAX);
+                    // The one request that old clients may put more behind.
+                    let more = command == Command::Acquire && said > HEADER_BYTES + needed;
                     self.reset();
+                    self.searching = more;
                     return Some(Incoming::Request(header, request));
                 }
                 Need::Bytes(needed) => {
@@ -108,7 +117,7 @@ impl Decoder {
     /// The message of which a part has come, if any: a server gives it a deadline.
     #[must_use]
     pub fn pending(&self) -> Option<Pending> {
-        if self.bytes.is_empty() {
+        if self.bytes.is_empty() || (self.searching && self.current.is_none()) {
             return None;
         }
         let wanted = match self.current {
@@ -128,11 +137,18 @@ impl Decoder {
         })
     }
 
+    /// Forgets the message of which a part has come, and whatever of it is
+    /// still to come: the server has answered it already.
+    pub fn refuse(&mut self) {
+        self.reset();
+        self.searching = true;
+    }
+
     /// The client sends no more: the answer to the message it left unfinished.
     pub fn end(&mut self) -> Option<Incoming> {
         let current = self.current;
         self.reset();
-        current.map(|(header, _)| Incoming::Refused(header, ENOTCONN))
+        current.map(|(header, _)| Incoming::Refused(header, Reply::code(ENOTCONN)))
     }
 
     fn reset(&mut self) {
@@ -160,21 +176,43 @@ impl Decoder {
         self.bytes.len() >= wanted
     }
 
+    /// The next header; `None` while it is incomplete.
     fn header(&mut self, input: &mut &[u8]) -> Option<Result<(Header, Command), Incoming>> {
-        if !self.fill(input, HEADER_BYTES) {
-            return None;
+        loop {
+            if !self.fill(input, HEADER_BYTES) {
+                return None;
+            }
+            let header = Header::decode(self.bytes.first_chunk()?);
+            match judge(&header) {
+                Ok(command) => {
+                    self.searching = false;
+                    self.current = Some((header, command));
+                    return Some(Ok((header, command)));
+                }
+                Err(_) if self.searching => self.drop_to_magic(),
+                Err(reason) => {
+                    self.reset();
+                    return Some(Err(Incoming::Dropped(header, reason)));
+                }
+            }
         }
-        let header = Header::decode(self.bytes.first_chunk()?);
-        let judged = judge(&header);
-        match judged {
-            Ok(command) => {
-                self.current = Some((header, command));
-                Some(Ok((header, command)))
+    }
+
+    /// Drops at least one byte, and as many as cannot be a header's start.
+    fn drop_to_magic(&mut self) {
+        let magic = MAGIC.to_le_bytes();
+        let start = (1..self.bytes.len()).find(|&start| {
+            self.bytes
+                .iter()
+                .skip(start)
+                .zip(&magic)
+                .all(|(byte, wanted)| byte == wanted)
+        });
+        match start {
+            Some(start) => {
+                self.bytes.drain(..start);
             }
-            Err(reason) => {
-                self.reset();
-                Some(Err(Incoming::Dropped(header, reason)))
-            }
+            None => self.bytes.clear(),
         }
     }
 }

@@ -29,6 +29,7 @@ mod command;
 mod decoder;
 mod event;
 mod flags;
+mod framing;
 mod header;
 mod reply;
 mod request;

@@ -158,16 +158,15 @@ impl Reply {
         let mut header = Header {
             magic: MAGIC,
             version: PROTOCOL_VERSION,
-            cmd_flags: if request.cmd == Command::Version.number() {
-                0
-            } else {
-                request.cmd_flags
-            },
             length: 32,
             data: self.result.cast_unsigned(),
             data2: 0,
             ..*request
         };
+        if request.command() == Some(Command::Version) {
+            header.cmd_flags = 0;
+            header.seq = 0;
+        }
         let mut out = vec![0; HEADER_BYTES];
         self.put(&mut header, &mut out);
         match &self.body {
