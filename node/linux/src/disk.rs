@@ -16,6 +16,9 @@ use std::path::{Path, PathBuf};
 pub use buffer::AlignedBuffer;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 
+/// `f_type` of tmpfs (statfs(2)).
+const TMPFS_MAGIC: i64 = 0x0102_1994;
+
 /// What a device is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -97,6 +100,7 @@ pub struct BlockDevice {
     path: PathBuf,
     sector_size: Option<u32>,
     size: u64,
+    in_memory: bool,
 }
 
 impl BlockDevice {
@@ -154,11 +158,14 @@ impl BlockDevice {
             _ => None,
         };
         let size = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(other)?;
+        let in_memory = kind.0 == FileType::RegularFile
+            && rustix::fs::fstatfs(&file).is_ok_and(|system| system.f_type == TMPFS_MAGIC);
         Ok(Self {
             file,
             path: named(),
             sector_size,
             size,
+            in_memory,
         })
     }
 
@@ -173,6 +180,12 @@ impl BlockDevice {
     #[must_use]
     pub fn sector_size(&self) -> Option<u32> {
         self.sector_size
+    }
+
+    /// Whether it is a file on a memory file system, whose I/O never waits.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// Size in bytes when it was opened.

@@ -14,15 +14,22 @@
 //! Invariants: a buffer belongs to the ring from [`Ring::submit`] until its
 //! completion is handed out, however long that takes, also when the ring is
 //! dropped before; requests of one device never wait for another device's.
+//!
+//! A file on a memory file system is the exception: its I/O is a copy that
+//! waits for nothing, so it is done at once, without the kernel's workers.
 
 mod threads;
 mod uring;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::disk::{AlignedBuffer, BlockDevice, IoError};
+
+/// Room made beforehand for requests that end at once.
+const ENDED: usize = 256;
 
 /// How requests reach the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +103,15 @@ struct Job {
 }
 
 impl Job {
+    /// Does it here and now, waiting as long as it takes.
+    fn perform(mut self) -> Completion {
+        let result = match self.operation {
+            Operation::Read { offset } => self.device.read_at(&mut self.buffer, offset),
+            Operation::Write { offset, .. } => self.device.write_at(&self.buffer, offset),
+        };
+        self.complete(result)
+    }
+
     fn complete(self, result: Result<(), IoError>) -> Completion {
         Completion {
             token: self.token,
@@ -115,6 +131,8 @@ enum Kind {
 #[derive(Debug)]
 pub struct Ring {
     kind: Kind,
+    /// Done without waiting.
+    ended: VecDeque<Completion>,
     in_flight: usize,
 }
 
@@ -132,7 +150,11 @@ impl Ring {
                 Err(_) => Kind::Threads(threads::Threads::new()?),
             },
         };
-        Ok(Self { kind, in_flight: 0 })
+        Ok(Self {
+            kind,
+            ended: VecDeque::with_capacity(ENDED),
+            in_flight: 0,
+        })
     }
 
     /// Whether requests go through `io_uring`.
@@ -158,6 +180,14 @@ impl Ring {
             buffer,
             done: 0,
         };
+        if job.operation.is_expired() {
+            self.ended.push_back(job.complete(Err(IoError::Expired)));
+            return;
+        }
+        if job.device.is_in_memory() {
+            self.ended.push_back(job.perform());
+            return;
+        }
         match &mut self.kind {
             Kind::Uring(uring) => uring.submit(job),
             Kind::Threads(threads) => threads.submit(job),
@@ -165,7 +195,8 @@ impl Ring {
     }
 
     /// Hands everything queued to the kernel. Requests that need not wait are
-    /// complete when this returns.
+    /// complete when this returns: take completions before waiting for the
+    /// descriptor, which does not tell of those.
     ///
     /// # Errors
     /// When the kernel takes none of it now; what is queued stays queued.
@@ -178,10 +209,10 @@ impl Ring {
 
     /// The next finished request; `None` when there is none now.
     pub fn next_completion(&mut self) -> Option<Completion> {
-        let completion = match &mut self.kind {
+        let completion = self.ended.pop_front().or_else(|| match &mut self.kind {
             Kind::Uring(uring) => uring.next_completion(),
             Kind::Threads(threads) => threads.next_completion(),
-        };
+        });
         self.in_flight -= usize::from(completion.is_some());
         completion
     }
@@ -194,7 +225,8 @@ impl Ring {
 }
 
 impl AsFd for Ring {
-    /// Readable when a completion waits.
+    /// Readable when a completion waits that [`Ring::next_completion`] did
+    /// not give when it was last asked.
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.kind {
             Kind::Uring(uring) => uring.as_fd(),

@@ -134,6 +134,21 @@ fn a_ring_dropped_with_requests_in_flight_harms_nobody() {
 }
 
 #[test]
+fn a_file_in_memory_needs_no_waiting() {
+    for backend in BACKENDS {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let device = file(dir.path(), "disk", &[5; 4096]);
+        assert!(device.is_in_memory());
+        let mut ring = Ring::new(backend).unwrap();
+        let read = Operation::Read { offset: 0 };
+        ring.submit(1, &device, read, AlignedBuffer::new(4096));
+        ring.flush().unwrap();
+        let read = ring.next_completion().expect("complete at once");
+        assert_eq!((read.result, &read.buffer[..]), (Ok(()), &[5; 4096][..]));
+    }
+}
+
+#[test]
 fn auto_takes_a_kind_that_works() {
     let dir = tempfile::tempdir().unwrap();
     let device = file(dir.path(), "disk", &[3; 4096]);

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Completion, Job, Operation};
-use crate::disk::{BlockDevice, IoError};
+use super::{Completion, Job};
+use crate::disk::IoError;
 
 /// Requests of one device that are under way at a time.
 const PER_DEVICE: usize = 4;
@@ -133,7 +133,11 @@ fn serve(shared: &Shared, key: usize) {
             .and_then(|queue| queue.waiting.pop_front());
         if let Some(job) = job {
             drop(state);
-            let completion = perform(job);
+            let completion = if job.operation.is_expired() {
+                job.complete(Err(IoError::Expired))
+            } else {
+                job.perform()
+            };
             state = lock(shared);
             state.done.push_back(completion);
             announce(&shared.completed);
@@ -161,16 +165,4 @@ fn serve(shared: &Shared, key: usize) {
             }
         }
     }
-}
-
-fn perform(mut job: Job) -> Completion {
-    if job.operation.is_expired() {
-        return job.complete(Err(IoError::Expired));
-    }
-    let device: Arc<BlockDevice> = Arc::clone(&job.device);
-    let result = match job.operation {
-        Operation::Read { offset } => device.read_at(&mut job.buffer, offset),
-        Operation::Write { offset, .. } => device.write_at(&job.buffer, offset),
-    };
-    job.complete(result)
 }

@@ -21,8 +21,6 @@ pub(super) struct Uring {
     /// Every job the kernel holds pointers into, by the number it was told.
     jobs: Vec<Option<Job>>,
     free: Vec<usize>,
-    /// Ended before they reached the kernel.
-    refused: VecDeque<Completion>,
     /// Jobs for which there was no room in the queues.
     backlog: VecDeque<usize>,
     /// Jobs in the queues or in the kernel.
@@ -52,17 +50,12 @@ impl Uring {
             ring,
             jobs: Vec::with_capacity(capacity),
             free: Vec::with_capacity(capacity),
-            refused: VecDeque::with_capacity(capacity),
             backlog: VecDeque::with_capacity(capacity),
             in_kernel: 0,
         })
     }
 
     pub(super) fn submit(&mut self, job: Job) {
-        if job.operation.is_expired() {
-            self.refused.push_back(job.complete(Err(IoError::Expired)));
-            return;
-        }
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -126,9 +119,6 @@ impl Uring {
     }
 
     pub(super) fn next_completion(&mut self) -> Option<Completion> {
-        if let Some(refused) = self.refused.pop_front() {
-            return Some(refused);
-        }
         loop {
             let Some(entry) = self.ring.completion().next() else {
                 if self.backlog.is_empty() || self.in_kernel >= IN_KERNEL_MAX {
