@@ -1,0 +1,177 @@
+//! One machine: its clocks, its watchdog, at most one daemon, and the users of
+//! the leases, who live longer than the daemon.
+
+use std::fmt;
+
+use disk_format::{Generation, Geometry, HostId, HostName, LockspaceName};
+use lease::hosts::{Hosts, Names, Viewpoint};
+use lease::{Config, DeltaLease, Now, State};
+
+use crate::clock::Clock;
+use crate::watchdog::{ConnectionId, Watchdog};
+
+/// One machine, on or off.
+#[derive(Debug)]
+pub struct Machine {
+    /// A, B, C…
+    pub letter: char,
+    /// Its part in the lockspace.
+    pub config: Config,
+    /// How fast its requests are, ns.
+    pub latency: u64,
+    /// Boots so far; 0 while it never ran.
+    pub boots: u32,
+    /// Whether it has power.
+    pub on: bool,
+    /// Its clocks in this boot.
+    pub clock: Clock,
+    /// Its watchdog in this boot.
+    pub watchdog: Watchdog,
+    /// World time at which the watchdog is expected to fire.
+    pub fire_at: Option<u64>,
+    /// World time until which nothing runs, and since when.
+    pub frozen: Option<(u64, u64)>,
+    /// World time until which the daemon does not run.
+    pub daemon_frozen_until: u64,
+    /// A time read before a freeze, to be used after it.
+    pub stale: Option<Now>,
+    /// The daemon.
+    pub process: Option<Process>,
+    /// Whether a daemon ran in this boot before the present one.
+    pub had_process: bool,
+    /// Who counts as a holder of its host id.
+    pub tenures: Vec<Tenure>,
+    /// World time of the next look at the cores' deadlines.
+    pub wake_at: Option<u64>,
+    /// A boot or a start of the daemon is under way.
+    pub starting: bool,
+}
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Process {
+    /// Never used twice.
+    pub id: u64,
+    /// Its lease on the host id, while it wants one.
+    pub membership: Option<Membership>,
+    /// Whether this process has wanted one before.
+    pub had_membership: bool,
+}
+
+/// One attempt to be a member of the lockspace, from joining to leaving.
+#[derive(Debug)]
+pub struct Membership {
+    /// Never used twice; also its connection to the watchdog.
+    pub id: ConnectionId,
+    /// The core.
+    pub lease: DeltaLease,
+    /// What it knows of the others.
+    pub hosts: Hosts,
+    /// The core's state after the last input.
+    pub was: State,
+}
+
+/// Somebody relies on this machine's lease on its host id: the daemon said it
+/// is held. Ends when the last user is gone.
+#[derive(Debug, Clone, Copy)]
+pub struct Tenure {
+    /// The membership.
+    pub membership: ConnectionId,
+    /// Its process.
+    pub process: u64,
+    /// The generation held.
+    pub generation: Generation,
+}
+
+impl Machine {
+    /// Who, for the trace.
+    #[must_use]
+    pub fn who(&self) -> Who {
+        Who(self.letter, self.boots)
+    }
+
+    /// Whether the daemon can act at `now`.
+    #[must_use]
+    pub fn runs_at(&self, now: u64) -> u64 {
+        let thaw = self.frozen.map_or(0, |(until, _)| until);
+        now.max(thaw).max(self.daemon_frozen_until)
+    }
+
+    /// The process's membership.
+    #[must_use]
+    pub fn membership(&self) -> Option<&Membership> {
+        self.process.as_ref()?.membership.as_ref()
+    }
+
+    /// The lease's state.
+    #[must_use]
+    pub fn state(&self) -> Option<State> {
+        Some(self.membership()?.lease.status().state)
+    }
+
+    /// The clocks, or what the daemon believes they say.
+    pub fn read_clock(&mut self, now: u64) -> Now {
+        self.stale.take().unwrap_or_else(|| self.clock.at(now))
+    }
+}
+
+impl Membership {
+    /// A new one. `predecessor`: an earlier one of this boot may have written
+    /// to the disk, or still may.
+    #[must_use]
+    pub fn new(id: ConnectionId, config: Config, geometry: Geometry, predecessor: bool) -> Self {
+        let view = Viewpoint {
+            lockspace: config.lockspace,
+            geometry,
+            host_id: config.host_id,
+            io_timeout_s: config.io_timeout_s,
+            fire_timeout_s: config.fire_timeout_s,
+            bitmap_s: 6 * u64::from(config.io_timeout_s),
+        };
+        let mut lease = DeltaLease::new(config);
+        if predecessor {
+            lease.assume_uncertain();
+        }
+        Self {
+            id,
+            lease,
+            hosts: Hosts::new(view, &Names::default()),
+            was: State::Waiting,
+        }
+    }
+}
+
+/// The lockspace of all runs.
+///
+/// # Panics
+/// Never: the name is valid.
+#[must_use]
+pub fn lockspace() -> LockspaceName {
+    LockspaceName::new("LS").expect("a valid name")
+}
+
+/// What makes a machine's configuration.
+///
+/// # Panics
+/// When `host_id` is not one.
+#[must_use]
+pub fn config(letter: char, host_id: u16, io_timeout_s: u8, fire_timeout_s: u32) -> Config {
+    Config {
+        lockspace: lockspace(),
+        host_id: HostId::new(u64::from(host_id)).expect("a host id"),
+        host_name: HostName::new(&format!("host-{letter}")).expect("a valid name"),
+        io_timeout_s,
+        fire_timeout_s,
+        watchdog: true,
+    }
+}
+
+/// A machine in one of its boots.
+#[derive(Debug, Clone, Copy)]
+pub struct Who(pub char, pub u32);
+
+impl fmt::Display for Who {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}.{}", self.0, self.1)
+    }
+}

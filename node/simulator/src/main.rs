@@ -1,0 +1,115 @@
+//! `cargo simulate`: runs seeds and tells what they did.
+#![forbid(unsafe_code)]
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lexopt::{Arg, Parser, ValueExt};
+use simulator::batch::{Plan, batch, explain};
+use simulator::kept::kept;
+use simulator::run;
+use simulator::seen::{Seen, Sight};
+
+const HELP: &str = "\
+Runs simulated schedules of many machines on one faulty disk.
+
+cargo simulate                  the kept seeds, then 100,000 others
+cargo simulate --seed N         one seed, with its trace
+cargo simulate --first N        begin with this seed (default 0)
+cargo simulate --count N        so many runs (1000000: some minutes)
+cargo simulate --seconds S      at least so long
+
+Exit code: 0 every promise was kept, 1 one was broken, 2 wrong arguments.
+";
+
+struct Arguments {
+    seed: Option<u64>,
+    first: u64,
+    count: u64,
+    seconds: u64,
+}
+
+fn main() -> ExitCode {
+    match work() {
+        Ok(code) => code,
+        Err(error) => {
+            // Nobody is left to tell if even this fails.
+            drop(writeln!(io::stderr(), "simulate: {error}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
+    let mut arguments = Arguments {
+        seed: None,
+        first: 0,
+        count: 100_000,
+        seconds: 0,
+    };
+    let mut parser = Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("seed") => arguments.seed = Some(parser.value()?.parse()?),
+            Arg::Long("first") => arguments.first = parser.value()?.parse()?,
+            Arg::Long("count") => arguments.count = parser.value()?.parse()?,
+            Arg::Long("seconds") => arguments.seconds = parser.value()?.parse()?,
+            Arg::Long("help") | Arg::Short('h') => return Ok(None),
+            Arg::Long(_) | Arg::Short(_) | Arg::Value(_) => return Err(argument.unexpected()),
+        }
+    }
+    Ok(Some(arguments))
+}
+
+fn work() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let mut out = io::stdout().lock();
+    let Some(arguments) = arguments()? else {
+        write!(out, "{HELP}")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(seed) = arguments.seed {
+        write!(out, "{}", explain(seed))?;
+        let report = run(seed, false);
+        tell(&mut out, &report.seen)?;
+        return Ok(ExitCode::from(u8::from(report.violation.is_some())));
+    }
+    let mut failed = Vec::new();
+    for kept in kept() {
+        if run(kept.seed, false).violation.is_some() {
+            writeln!(out, "kept seed {} fails again: {}", kept.seed, kept.reason)?;
+            failed.push(kept.seed);
+        }
+    }
+    let outcome = batch(Plan {
+        first: arguments.first,
+        at_least: arguments.count,
+        box_time: Duration::from_secs(arguments.seconds),
+        failures_max: 10,
+    });
+    for failure in &outcome.failures {
+        if let Some(violation) = &failure.violation {
+            writeln!(
+                out,
+                "seed {}: {}: {}",
+                failure.seed, violation.promise, violation.what
+            )?;
+        }
+        failed.push(failure.seed);
+    }
+    tell(&mut out, &outcome.seen)?;
+    let seconds = outcome.took.as_secs_f64();
+    writeln!(out, "{} runs in {seconds:.1} s", outcome.runs)?;
+    let Some(first) = failed.first() else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    write!(out, "{}", explain(*first))?;
+    Ok(ExitCode::FAILURE)
+}
+
+fn tell(out: &mut impl Write, seen: &Seen) -> io::Result<()> {
+    for sight in Sight::ALL {
+        writeln!(out, "{:>12}  {}", seen.of(*sight), sight.text())?;
+    }
+    Ok(())
+}
