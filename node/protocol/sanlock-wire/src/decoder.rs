@@ -16,10 +16,6 @@ const ENOTCONN: i32 = -107;
 
 /// What came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one lives on the stack while it is dispatched; a box would cost each request"
-)]
 pub enum Incoming {
     /// A complete request.
     Request(Header, Request),
