@@ -12,7 +12,7 @@ pub const MAJOR_VERSION_MASK: u32 = 0xffff_0000;
 /// A leader record, field by field as on disk. Decoding is total and keeps
 /// every bit; whether the record may be believed is for `verify` of its kind
 /// ([`crate::delta::verify`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Leader {
     /// What kind of record this is.
     pub magic: u32,

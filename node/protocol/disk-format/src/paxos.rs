@@ -75,7 +75,7 @@ pub fn ballot_sectors(num_hosts: u64, geometry: Geometry) -> u32 {
 }
 
 /// How many hosts a lease is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hosts {
     /// Hosts that may use it: those whose sectors a ballot looks at.
     pub num: u16,
@@ -251,7 +251,7 @@ pub fn fill_initial(leader: &Leader, geometry: Geometry, first_sector: u32, part
 }
 
 /// What one host proposes in a ballot, or proposed in an earlier one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Dblock {
     /// Highest ballot the host has started.
     pub mbal: u64,
@@ -359,7 +359,7 @@ impl Dblock {
 }
 
 /// Whether a host holds the lease shared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct ModeBlock {
     /// [`ModeBlock::SHARED`].
     pub flags: u32,
@@ -428,7 +428,7 @@ pub fn encode_host_sector(dblock: &Dblock, mode: &ModeBlock, sector: &mut [u8]) 
 }
 
 /// Somebody wants the lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestRecord {
     /// What kind of record this is.
     pub magic: u32,

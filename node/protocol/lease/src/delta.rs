@@ -40,7 +40,7 @@ pub struct Config {
 }
 
 /// Names one read or write; its outcome carries the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IoId(pub u64);
 
 /// How a read or write ended. There is no "timed out": the lease sees the
@@ -164,7 +164,9 @@ struct Held {
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    Waiting { until: Monotonic },
+    Waiting {
+        until: Monotonic,
+    },
     Reading {
         read: Pending,
         /// How patient we have become with it.

@@ -43,12 +43,12 @@ pub mod code;
 mod delta;
 pub mod hosts;
 pub mod init;
+pub mod resource;
 pub mod status;
 pub mod time;
 pub mod timings;
 
+pub use code::Code;
 pub use delta::{Config, DeltaLease, Effect, Input, IoId, IoOutcome, Record};
-pub use status::{
-    Failure, Loss, Note, Renewal, RenewalFailure, Rival, Stalled, State, Status,
-};
+pub use status::{Failure, Loss, Note, Renewal, RenewalFailure, Rival, Stalled, State, Status};
 pub use time::{Monotonic, Now};

@@ -5,7 +5,7 @@ use std::fmt;
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// A point on a clock that never goes back, in nanoseconds since its start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Monotonic(pub u64);
 
 impl Monotonic {
@@ -54,7 +54,7 @@ impl fmt::Display for Monotonic {
 /// and to the watchdog, which both speak of that clock. `boottime` does not
 /// stop; every wait and every expiry is decided by it, so that a machine which
 /// slept through its lease knows so at its first instruction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Now {
     /// `CLOCK_MONOTONIC`.
     pub monotonic: Monotonic,

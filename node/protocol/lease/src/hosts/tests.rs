@@ -167,7 +167,12 @@ fn an_event_is_delivered_once_while_the_bit_stays_and_again_when_it_came_back() 
     let mut hosts = hosts();
     let mut events = |timestamp, call| {
         hosts
-            .observe(at(timestamp), at(timestamp), 0, &calling(1, timestamp, call))
+            .observe(
+                at(timestamp),
+                at(timestamp),
+                0,
+                &calling(1, timestamp, call),
+            )
             .notices
             .into_iter()
             .filter_map(|notice| match notice {
@@ -189,7 +194,12 @@ fn a_request_counts_once_in_bitmap_seconds_and_only_with_our_bit() {
     let mut hosts = hosts();
     let mut requests = |timestamp, call| {
         hosts
-            .observe(at(timestamp), at(timestamp), 0, &calling(1, timestamp, call))
+            .observe(
+                at(timestamp),
+                at(timestamp),
+                0,
+                &calling(1, timestamp, call),
+            )
             .notices
             .len()
     };

@@ -1,0 +1,778 @@
+//! Acquiring a lease: looking, deciding a ballot, and what follows from it.
+//!
+//! This file: the operation as a whole, its first reading, and its ends. The
+//! ballot itself is in [`super::ballot`], the check of another owner in
+//! [`super::owner`].
+
+use std::sync::Arc;
+
+use disk_format::paxos::{self, Hosts};
+use disk_format::{Dblock, Generation, Geometry, HostId, Leader, ModeBlock};
+
+use crate::code::Code;
+use crate::resource::desk::{Arrived, Desk, Purpose, Scope, Tally};
+use crate::resource::freeing::{Cleanup, Freed, Freeing, LeaderPlan, Plan};
+use crate::resource::owner::Watch;
+use crate::resource::release::{earliest, released};
+use crate::resource::scan::{self, Abort, HostSet, Value};
+use crate::resource::{
+    DISKS_MAX, Effect, Held, Input, Operation, Outcome, Owners, SectorBytes, Target, Us,
+};
+use crate::time::{Monotonic, Now};
+
+/// A leader may state a geometry other than the assumed one; it is believed
+/// this often before the area counts as unreadable.
+const GEOMETRIES_MAX: u8 = 3;
+/// Shared holders looked at or cleared at a time.
+const SHARED_AT_ONCE: usize = 8;
+
+/// How to acquire.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct AcquireOptions {
+    /// Shared rather than exclusive.
+    pub shared: bool,
+    /// Only in this version.
+    pub lver: Option<u64>,
+    /// Change for how many hosts the lease is; 0 or too many means all that
+    /// the geometry has.
+    pub num_hosts: Option<u32>,
+    /// Do not wait for an owner's death to become certain.
+    pub no_wait: bool,
+    /// How often a shared acquire is tried again when it met a host that was
+    /// itself about to share.
+    pub sh_retries: u32,
+    /// Read the lease value block.
+    pub lvb: bool,
+    /// Read it even where it lies in a neighbour's area, as the original does;
+    /// without this such a lease is refused.
+    pub lvb_outside: bool,
+    /// For how many hosts the lease was when last seen: the first reading then
+    /// takes no more than that. `None`: read the whole area.
+    pub expected_hosts: Option<u32>,
+}
+
+impl Default for AcquireOptions {
+    fn default() -> Self {
+        Self {
+            shared: false,
+            lver: None,
+            num_hosts: None,
+            no_wait: false,
+            sh_retries: 8,
+            lvb: false,
+            lvb_outside: false,
+            expected_hosts: None,
+        }
+    }
+}
+
+/// Whom an acquire waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Waiting {
+    /// The owner.
+    pub owner: HostId,
+    /// Its generation.
+    pub generation: Generation,
+    /// When it is surely dead, if it is not heard of any more.
+    pub until: Monotonic,
+}
+
+/// What of an area one disk told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Reading {
+    pub(super) leader: Leader,
+    max_mbal: Result<u64, Code>,
+}
+
+/// Our ballot for one version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Ballot {
+    pub(super) lver: u64,
+    pub(super) mbal: u64,
+    pub(super) max_seen: u64,
+    pub(super) max_lver: u64,
+    pub(super) abort: Option<Abort>,
+    pub(super) accepted: Option<(u64, Value)>,
+    pub(super) value: Option<Value>,
+    /// Hosts with a shared mark, ours left out.
+    pub(super) shared: HostSet,
+    pub(super) began: Monotonic,
+}
+
+/// Looking at the hosts that hold the lease shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Shared {
+    todo: HostSet,
+    live: bool,
+    failed: Option<Code>,
+    /// A dead holder whose mark is to be cleared.
+    dead: HostSet,
+}
+
+/// Why the leader is being given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum After {
+    /// We are a shared holder then.
+    GoShared,
+    /// Others hold it shared.
+    Refuse,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Stage {
+    New,
+    Initial,
+    OwnerLook(Watch),
+    OwnerWait(Watch),
+    OwnerDblock,
+    /// Waiting to begin from the first reading.
+    Later(Monotonic),
+    /// Waiting to begin the next ballot.
+    Backoff(Monotonic),
+    Ballot,
+    Shared(Shared),
+    OwnMode,
+    Freeing(Freeing, After),
+    /// All done but for the lease value block's reading.
+    Finishing,
+    Undoing(Cleanup),
+    Done,
+}
+
+/// Acquires a lease.
+///
+/// After [`Input::Cancel`] the result may still be success: then what is held
+/// must be released.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Acquire {
+    pub(super) us: Us,
+    pub(super) target: Target,
+    pub(super) options: AcquireOptions,
+    /// Held shared, and to be turned into exclusive.
+    pub(super) keep: Option<Held>,
+    pub(super) random: u64,
+    pub(super) desk: Desk,
+    pub(super) geometry: Geometry,
+    geometries: u8,
+    pub(super) stage: Stage,
+    readings: [Option<Reading>; DISKS_MAX as usize],
+    pub(super) leaders: [Option<Leader>; DISKS_MAX as usize],
+    pub(super) refused: Option<Code>,
+    /// Hosts whose blocks the first reading asked for.
+    asked_hosts: u64,
+    /// The leader our decisions rest on.
+    pub(super) leader: Option<Leader>,
+    pub(super) hosts: Hosts,
+    pub(super) max_mbal: u64,
+    pub(super) ballot: Option<Ballot>,
+    /// Our own block as last written or tried to be written.
+    pub(super) dblock: Option<Dblock>,
+    /// Version for which a value of ours may be on disk.
+    pub(super) proposed: Option<u64>,
+    /// When the first ballot was lost.
+    pub(super) contended: Option<Monotonic>,
+    /// Ballots lost in a row.
+    pub(super) lost: u32,
+    /// The leader on its way to disk.
+    pub(super) committing: Option<Leader>,
+    /// Whether the owner's block says that it has let go.
+    pub(super) owner_released: bool,
+    sh_tries: u32,
+    lvb: Option<Arc<[u8]>>,
+    held: Option<Held>,
+    cancelled: bool,
+    result: Option<Outcome>,
+}
+
+impl Acquire {
+    /// `seed` decides how long to stand back after a lost ballot; different
+    /// hosts must have different ones.
+    ///
+    /// # Panics
+    /// When the I/O timeout is 0 or the number of disks is not 1–4.
+    #[must_use]
+    pub fn new(us: Us, target: Target, options: AcquireOptions, seed: u64) -> Self {
+        Self::with_kept(us, target, options, seed, None)
+    }
+
+    pub(super) fn with_kept(
+        us: Us,
+        target: Target,
+        options: AcquireOptions,
+        seed: u64,
+        keep: Option<Held>,
+    ) -> Self {
+        let max = target.geometry.max_hosts();
+        Self {
+            us,
+            target,
+            options,
+            keep,
+            random: seed,
+            desk: Desk::new(us.io_timeout_s, target.disks),
+            geometry: target.geometry,
+            geometries: 0,
+            stage: Stage::New,
+            readings: [None; DISKS_MAX as usize],
+            leaders: [None; DISKS_MAX as usize],
+            refused: None,
+            asked_hosts: 0,
+            leader: None,
+            hosts: Hosts { num: max, max },
+            max_mbal: 0,
+            ballot: None,
+            dblock: None,
+            proposed: None,
+            contended: None,
+            lost: 0,
+            committing: None,
+            owner_released: false,
+            sh_tries: 0,
+            lvb: None,
+            held: None,
+            cancelled: false,
+            result: None,
+        }
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancelled
+    }
+
+    /// What our own sector's mode block says while this runs.
+    pub(super) fn own_mode(&self) -> ModeBlock {
+        match self.keep {
+            Some(_) => ModeBlock::shared(self.us.generation.0),
+            None => ModeBlock::NONE,
+        }
+    }
+
+    /// splitmix64.
+    pub(super) fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Step A: read everything and look.
+    pub(super) fn look(&mut self) {
+        self.readings = [None; DISKS_MAX as usize];
+        self.refused = None;
+        self.ballot = None;
+        let max = u64::from(self.geometry.max_hosts());
+        let known = self.leader.map(|leader| leader.num_hosts);
+        self.asked_hosts = known
+            .or(self.options.expected_hosts.map(u64::from))
+            .filter(|hosts| (1..=max).contains(hosts))
+            .unwrap_or(max);
+        let sectors = paxos::ballot_sectors(self.asked_hosts, self.geometry);
+        self.stage = Stage::Initial;
+        self.desk.read(
+            Purpose::Initial,
+            Scope::AllDisks,
+            0,
+            sectors * self.geometry.sector_size(),
+        );
+    }
+
+    fn on_initial_data(&mut self, arrived: Arrived<'_>) {
+        let reading = scan::leader_of(arrived.bytes, &self.target, self.us.host_id).map(|leader| {
+            let num_hosts = u16::try_from(leader.num_hosts.min(self.asked_hosts));
+            Reading {
+                leader,
+                max_mbal: scan::max_mbal(arrived.bytes, self.geometry, num_hosts.unwrap_or(0)),
+            }
+        });
+        match reading {
+            Ok(reading) => {
+                if let Some(place) = self.readings.get_mut(usize::from(arrived.disk)) {
+                    *place = Some(reading);
+                }
+            }
+            Err(code) => self.refused = Some(code),
+        }
+    }
+
+    fn on_initial(&mut self, tally: Tally, owners: &dyn Owners) {
+        if let Err(code) = self.judge_initial(tally, owners) {
+            self.fail(code);
+        }
+    }
+
+    fn judge_initial(&mut self, tally: Tally, owners: &dyn Owners) -> Result<(), Code> {
+        tally.majority()?;
+        let leaders = self.readings.map(|reading| Some(reading?.leader));
+        let leader = scan::majority(&leaders, self.target.disks)
+            .map_err(|code| self.refused.unwrap_or(code))?;
+        let geometry = Geometry::from_leader(leader.sector_size, leader.flags)?;
+        self.settle_proposal(&leader);
+        self.leader = Some(leader);
+        if geometry != self.geometry {
+            self.geometries += 1;
+            if self.geometries > GEOMETRIES_MAX {
+                return Err(Code::LEADER_SECTORSIZE);
+            }
+            self.geometry = geometry;
+            self.look();
+            return Ok(());
+        }
+        self.hosts = paxos::hosts(&leader, geometry)?;
+        if u64::from(self.hosts.num) > self.asked_hosts {
+            self.look();
+            return Ok(());
+        }
+        self.max_mbal = 0;
+        for reading in self.readings.iter().flatten() {
+            self.max_mbal = self.max_mbal.max(reading.max_mbal?);
+        }
+        if self.options.lver.is_some_and(|lver| lver != leader.lver) {
+            return Err(Code::ACQUIRE_LVER);
+        }
+        if self.options.lvb && !self.options.lvb_outside && !paxos::lvb_allowed(geometry) {
+            return Err(Code::EINVAL);
+        }
+        if self.may_run(&leader) {
+            self.run_ballot();
+        } else {
+            self.check_owner(leader, owners);
+        }
+        Ok(())
+    }
+
+    /// Step B: free, or left from an earlier life of ours.
+    fn may_run(&self, leader: &Leader) -> bool {
+        leader.timestamp == 0
+            || (leader.owner_id == u64::from(self.us.host_id.get())
+                && leader.owner_generation <= self.us.generation.0)
+    }
+
+    /// A version once committed makes every proposal for it history.
+    pub(super) fn settle_proposal(&mut self, leader: &Leader) {
+        if self.proposed.is_some_and(|lver| leader.lver >= lver) {
+            self.proposed = None;
+        }
+    }
+
+    /// Somebody else has it: the end, unless a shared acquire met a host that
+    /// holds it only for a moment.
+    pub(super) fn held_elsewhere(&mut self, code: Code) {
+        let short = self
+            .leader
+            .is_some_and(|leader| leader.flags & paxos::SHORT_HOLD != 0);
+        if !self.options.shared || !short {
+            return self.fail(code);
+        }
+        if self.sh_tries >= self.options.sh_retries {
+            return self.fail(Code::ACQUIRE_SHRETRY);
+        }
+        // The other needs three I/Os to let go. The window doubles up to the
+        // original's one second.
+        let window_ms = (40_u64 << self.sh_tries.min(5)).min(1000);
+        self.sh_tries += 1;
+        let pause_ms = window_ms / 2 + self.next_random() % (window_ms / 2 + 1);
+        self.stage = Stage::Later(self.desk.now.boottime.plus_ms(pause_ms));
+    }
+
+    /// Another host, or we, have committed us as the owner.
+    pub(super) fn owned(&mut self, leader: Leader) {
+        let dblock = self.dblock.unwrap_or_default();
+        self.leader = Some(leader);
+        self.held = Some(Held {
+            leader,
+            dblock,
+            shared: false,
+            geometry: self.geometry,
+        });
+        if self.options.lvb && !self.desk.is_under_way(Purpose::Lvb) && self.lvb.is_none() {
+            self.read_lvb();
+        }
+        if self.options.shared {
+            let own = (released(&dblock), ModeBlock::shared(self.us.generation.0));
+            self.free(Some(own), true, leader, After::GoShared);
+            return;
+        }
+        let mut shared = self.ballot.map(|ballot| ballot.shared).unwrap_or_default();
+        shared.remove(self.us.host_id);
+        self.stage = Stage::Shared(Shared {
+            todo: shared,
+            live: false,
+            failed: None,
+            dead: HostSet::default(),
+        });
+        self.look_at_shared();
+    }
+
+    pub(super) fn read_lvb(&mut self) {
+        let sector = self.geometry.sector_size();
+        let offset = u64::from(paxos::LVB_SECTOR) * u64::from(sector);
+        self.desk
+            .read(Purpose::Lvb, Scope::FirstDisk, offset, sector);
+    }
+
+    fn free(
+        &mut self,
+        own: Option<(Dblock, ModeBlock)>,
+        own_first: bool,
+        leader: Leader,
+        after: After,
+    ) {
+        let plan = Plan {
+            geometry: self.geometry,
+            lvb: None,
+            own,
+            own_first,
+            leader: LeaderPlan::Expect(leader),
+            rename: None,
+        };
+        let freeing = Freeing::start(plan, &self.us, &mut self.desk);
+        self.stage = Stage::Freeing(freeing, after);
+    }
+
+    /// Asks for the sectors of shared holders, or for dead ones' to be
+    /// cleared; goes on when there are no more.
+    fn look_at_shared(&mut self) {
+        let Stage::Shared(mut shared) = self.stage else {
+            return;
+        };
+        let sector = self.geometry.sector_size();
+        while self.desk.rounds_under_way() < SHARED_AT_ONCE {
+            if let Some(host) = shared.dead.first() {
+                shared.dead.remove(host);
+                self.desk.write(
+                    Purpose::SharedZero(host),
+                    Scope::FirstDisk,
+                    paxos::host_sector(host),
+                    sector,
+                    &SectorBytes::ZERO,
+                );
+            } else if let Some(host) = shared.todo.first() {
+                shared.todo.remove(host);
+                let offset = u64::from(paxos::host_sector(host)) * u64::from(sector);
+                self.desk
+                    .read(Purpose::SharedRead(host), Scope::FirstDisk, offset, sector);
+            } else {
+                break;
+            }
+        }
+        self.stage = Stage::Shared(shared);
+        if self.desk.has_shared_rounds() {
+            return;
+        }
+        match (shared.failed, shared.live) {
+            (Some(code), _) => self.fail(code),
+            (None, true) => self.refuse_for_shared(),
+            (None, false) if self.keep.is_some() => self.clear_own_mode(),
+            (None, false) => self.finish(Code::OK),
+        }
+    }
+
+    fn on_shared_data(&mut self, host: HostId, bytes: &[u8], owners: &dyn Owners) {
+        let Stage::Shared(shared) = &mut self.stage else {
+            return;
+        };
+        let Ok(mode) = ModeBlock::decode(bytes) else {
+            shared.failed = Some(Code::EMSGSIZE);
+            return;
+        };
+        if !mode.is_shared() {
+            return;
+        }
+        let alive = owners
+            .observed(&self.target.lockspace, host)
+            .is_none_or(|seen| {
+                seen.alive(
+                    Generation(mode.generation),
+                    self.us.io_timeout_s,
+                    self.us.fire_timeout_s,
+                )
+            });
+        if alive {
+            shared.live = true;
+        } else {
+            shared.dead.insert(host);
+        }
+    }
+
+    fn refuse_for_shared(&mut self) {
+        let Some(held) = self.held else {
+            return self.fail(Code::ERROR);
+        };
+        let mark = released(&held.dblock);
+        let own = if self.keep.is_none() {
+            Some((mark, ModeBlock::NONE))
+        } else if held.leader.write_id != u64::from(self.us.host_id.get()) {
+            // We must not write that leader: the mark frees the lease.
+            self.dblock = Some(mark);
+            Some((mark, self.own_mode()))
+        } else {
+            None
+        };
+        self.free(own, false, held.leader, After::Refuse);
+    }
+
+    fn clear_own_mode(&mut self) {
+        self.stage = Stage::OwnMode;
+        let dblock = self.dblock.unwrap_or_default();
+        self.desk.write(
+            Purpose::OwnMode,
+            Scope::AllDisks,
+            paxos::host_sector(self.us.host_id),
+            self.geometry.sector_size(),
+            &SectorBytes::host(&dblock, &ModeBlock::NONE),
+        );
+    }
+
+    fn on_freed(&mut self, freed: Freed, after: After) {
+        match after {
+            After::GoShared if freed.code.is_ok() => {
+                if let Some(held) = &mut self.held {
+                    held.shared = true;
+                    held.dblock = released(&held.dblock);
+                    held.leader = freed.leader.unwrap_or(held.leader);
+                }
+                self.finish(Code::OK);
+            }
+            After::GoShared => self.fail(freed.code),
+            After::Refuse if freed.code.is_io() => self.fail(Code::EAGAIN),
+            After::Refuse => {
+                self.proposed = None;
+                self.fail(Code::EAGAIN);
+            }
+        }
+    }
+
+    fn finish(&mut self, code: Code) {
+        if self.desk.is_under_way(Purpose::Lvb) {
+            self.stage = Stage::Finishing;
+            return;
+        }
+        self.proposed = None;
+        self.result = Some(Outcome {
+            held: self.held,
+            lvb: self.lvb.take(),
+            seen: self.leader,
+            ..Outcome::new(code)
+        });
+        self.stage = Stage::Done;
+    }
+
+    /// Ends without the lease; takes back what may still make us its owner.
+    pub(super) fn fail(&mut self, code: Code) {
+        self.result.get_or_insert_with(|| Outcome {
+            held: self.keep.map(|kept| Held {
+                dblock: self.dblock.unwrap_or(kept.dblock),
+                geometry: self.geometry,
+                ..kept
+            }),
+            seen: self.leader,
+            ..Outcome::new(code)
+        });
+        self.desk.forget_reads();
+        self.stage = match (self.proposed, self.dblock) {
+            (Some(lver), Some(dblock)) => {
+                let plan = Plan {
+                    geometry: self.geometry,
+                    lvb: None,
+                    own: Some((released(&dblock), self.own_mode())),
+                    own_first: false,
+                    leader: LeaderPlan::Version(lver),
+                    rename: None,
+                };
+                Stage::Undoing(Cleanup::start(plan, &self.us, &mut self.desk))
+            }
+            _ => Stage::Done,
+        };
+    }
+
+    fn on_data(&mut self, arrived: Arrived<'_>, owners: &dyn Owners) {
+        match arrived.purpose {
+            Purpose::Initial => self.on_initial_data(arrived),
+            Purpose::Recheck | Purpose::OwnerLeader => {
+                match scan::leader_of(arrived.bytes, &self.target, self.us.host_id) {
+                    Ok(leader) => {
+                        if let Some(place) = self.leaders.get_mut(usize::from(arrived.disk)) {
+                            *place = Some(leader);
+                        }
+                    }
+                    Err(code) => self.refused = Some(code),
+                }
+            }
+            Purpose::Phase1Read | Purpose::Phase2Read => self.on_phase_data(arrived),
+            Purpose::OwnerDelta => self.on_delta_data(arrived),
+            Purpose::OwnerDblock => self.on_owner_dblock_data(arrived),
+            Purpose::SharedRead(host) => self.on_shared_data(host, arrived.bytes, owners),
+            Purpose::Lvb => self.lvb = Some(Arc::from(arrived.bytes)),
+            Purpose::FreeRead => match &mut self.stage {
+                Stage::Freeing(freeing, _) => freeing.on_data(&self.us, &self.target, arrived),
+                Stage::Undoing(cleanup) => cleanup.on_data(&self.us, &self.target, arrived),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn on_round(&mut self, purpose: Purpose, tally: Tally, owners: &dyn Owners) {
+        if self.cancelled && self.result.is_none() && self.is_before_commit() {
+            return self.fail(Code::ERROR);
+        }
+        match purpose {
+            Purpose::Initial => self.on_initial(tally, owners),
+            Purpose::Recheck => self.on_recheck(tally),
+            Purpose::Phase1Write | Purpose::Phase2Write => self.on_phase_written(purpose, tally),
+            Purpose::Phase1Read | Purpose::Phase2Read => self.on_phase_read(purpose, tally),
+            Purpose::Commit => self.on_commit(tally),
+            Purpose::OwnerDelta | Purpose::OwnerLeader => self.on_owner_looked(tally, owners),
+            Purpose::OwnerDblock => self.on_owner_dblock(tally),
+            Purpose::SharedRead(_) | Purpose::SharedZero(_) => {
+                if let (Stage::Shared(shared), Err(code)) = (&mut self.stage, tally.majority()) {
+                    shared.failed = Some(code);
+                }
+                self.look_at_shared();
+            }
+            Purpose::OwnMode => match tally.majority() {
+                Ok(()) => self.finish(Code::OK),
+                Err(code) => self.fail(code),
+            },
+            Purpose::Lvb => {
+                if self.stage == Stage::Finishing {
+                    self.finish(Code::OK);
+                }
+            }
+            Purpose::FreeLvb | Purpose::FreeOwn | Purpose::FreeRead | Purpose::FreeWrite => {
+                self.on_free_round(purpose, tally);
+            }
+            Purpose::RequestRead | Purpose::RequestWrite => {}
+        }
+    }
+
+    fn is_before_commit(&self) -> bool {
+        matches!(
+            self.stage,
+            Stage::Initial | Stage::OwnerLook(_) | Stage::OwnerDblock
+        ) || (self.stage == Stage::Ballot && self.committing.is_none())
+    }
+
+    fn on_free_round(&mut self, purpose: Purpose, tally: Tally) {
+        let (us, target, desk) = (&self.us, &self.target, &mut self.desk);
+        match &mut self.stage {
+            Stage::Freeing(freeing, after) => {
+                let after = *after;
+                if let Some(freed) = freeing.on_round(us, target, desk, purpose, tally) {
+                    self.on_freed(freed, after);
+                }
+            }
+            Stage::Undoing(cleanup) => {
+                cleanup.on_round(us, target, desk, purpose, tally);
+                if cleanup.is_ended() {
+                    self.stage = Stage::Done;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn proceed(&mut self, owners: &dyn Owners) {
+        loop {
+            self.on_time();
+            if let Stage::Undoing(cleanup) = &mut self.stage {
+                cleanup.proceed(&self.us, &mut self.desk);
+            }
+            let Some((purpose, tally)) = self.desk.take_ended() else {
+                break;
+            };
+            self.on_round(purpose, tally, owners);
+        }
+    }
+
+    fn on_time(&mut self) {
+        let now = self.desk.now.boottime;
+        let waiting = match &self.stage {
+            Stage::Later(until) | Stage::Backoff(until) => Some(*until),
+            Stage::OwnerWait(watch) => Some(watch.next_look()),
+            _ => None,
+        };
+        let Some(until) = waiting else { return };
+        if self.cancelled {
+            return self.fail(Code::ERROR);
+        }
+        if until > now {
+            return;
+        }
+        match self.stage.clone() {
+            Stage::Later(_) => self.look(),
+            Stage::Backoff(_) => self.recheck(),
+            Stage::OwnerWait(watch) => self.look_at_owner(watch, true),
+            _ => {}
+        }
+    }
+}
+
+impl Operation for Acquire {
+    fn handle(&mut self, now: Now, input: Input<'_>, owners: &dyn Owners) {
+        self.desk.advance(now);
+        match input {
+            Input::Start => {
+                if self.stage == Stage::New {
+                    self.look();
+                }
+            }
+            Input::Io(io, outcome) => {
+                if let Some(arrived) = self.desk.on_io(io, outcome) {
+                    self.on_data(arrived, owners);
+                }
+            }
+            Input::Tick => {}
+            Input::OwnerChanged => self.on_owner_changed(),
+            Input::Cancel => {
+                self.cancelled = true;
+                if self.stage == Stage::New {
+                    self.fail(Code::ERROR);
+                }
+            }
+            Input::Abandon => {
+                self.desk.abandon();
+                self.proposed = None;
+                if self.stage != Stage::Done {
+                    self.fail(Code::ENOSPC);
+                }
+            }
+        }
+        self.desk.expire();
+        self.proceed(owners);
+    }
+
+    fn next_effect(&mut self) -> Option<Effect> {
+        self.desk.next_effect()
+    }
+
+    fn deadline(&self) -> Option<Monotonic> {
+        let own = match &self.stage {
+            Stage::Later(until) | Stage::Backoff(until) => Some(*until),
+            Stage::OwnerWait(watch) => Some(watch.next_look()),
+            Stage::Undoing(cleanup) => cleanup.deadline(),
+            _ => None,
+        };
+        earliest(own, self.desk.deadline())
+    }
+
+    fn result(&self) -> Option<&Outcome> {
+        self.result.as_ref()
+    }
+
+    fn is_drained(&self) -> bool {
+        self.stage == Stage::Done && self.desk.writes_in_flight() == 0
+    }
+
+    fn writes_in_flight(&self) -> usize {
+        self.desk.writes_in_flight()
+    }
+
+    fn waiting(&self) -> Option<Waiting> {
+        match &self.stage {
+            Stage::OwnerLook(watch) | Stage::OwnerWait(watch) => watch.waiting(),
+            _ => None,
+        }
+    }
+}
