@@ -418,6 +418,31 @@ impl DeltaLease {
         status
     }
 
+    /// Whether an answer to [`Effect::WatchdogRegister`] is waited for.
+    #[must_use]
+    pub fn is_registering(&self) -> bool {
+        matches!(self.stage, Stage::Registering { .. })
+    }
+
+    /// While held: the timestamp on disk, in seconds of the monotonic clock,
+    /// and when it was made, on the boot-time clock.
+    #[must_use]
+    pub fn stamped(&self) -> Option<(u64, Monotonic)> {
+        match &self.stage {
+            Stage::Held(held) => Some((held.record.timestamp, held.last_success)),
+            Stage::Waiting(_)
+            | Stage::First(_)
+            | Stage::Watching(_)
+            | Stage::Writing { .. }
+            | Stage::Settling { .. }
+            | Stage::Registering { .. }
+            | Stage::Unclaiming { .. }
+            | Stage::Releasing { .. }
+            | Stage::Released
+            | Stage::Lost { .. } => None,
+        }
+    }
+
     /// Whether a release has run its course: nothing of ours is on its way to
     /// the disk any more, or it is too late to care.
     #[must_use]
