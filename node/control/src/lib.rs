@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod disk;
+pub mod lease;
 pub mod request;
 pub mod status;
 pub mod wdmd;
