@@ -229,10 +229,7 @@ fn a_record_taken_over_is_lost_at_the_next_look() {
     );
     world.until(21, "a has lost it", |world| world.is(a, State::Lost));
     let loss = losses(&world, a)[0];
-    assert_eq!(
-        (loss.code().0, world.record(1).owner_generation),
-        (-260, 7)
-    );
+    assert_eq!((loss.code().0, world.record(1).owner_generation), (-260, 7));
     let reset = world.until(200, "the watchdog fires", |world| {
         world.machines[a].resets == 1
     });
