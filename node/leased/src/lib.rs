@@ -30,6 +30,7 @@ mod report;
 mod run;
 mod server;
 mod shared;
+pub mod storage;
 pub mod watchdog;
 
 pub use joining::JoinError;

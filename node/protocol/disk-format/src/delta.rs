@@ -154,6 +154,12 @@ impl HostExtras {
 /// The record every host has after initialisation.
 #[must_use]
 pub fn initial(lockspace: &LockspaceName, geometry: Geometry, io_timeout_s: u8) -> Leader {
+    initial_named(lockspace.field(), geometry, u16::from(io_timeout_s))
+}
+
+/// The same with whatever name (even none) and timeout the original accepts.
+#[must_use]
+pub fn initial_named(lockspace: &NameField, geometry: Geometry, io_timeout_s: u16) -> Leader {
     Leader {
         magic: MAGIC,
         version: VERSION,
@@ -164,13 +170,13 @@ pub fn initial(lockspace: &LockspaceName, geometry: Geometry, io_timeout_s: u8) 
         owner_id: 0,
         owner_generation: 0,
         lver: 0,
-        space_name: *lockspace.field(),
+        space_name: lockspace.cleaned(),
         resource_name: NameField::EMPTY,
         timestamp: 0,
         unused1: 0,
         checksum: 0,
         unused2: 0,
-        io_timeout: u16::from(io_timeout_s),
+        io_timeout: io_timeout_s,
         write_id: 0,
         write_generation: 0,
         write_timestamp: 0,
@@ -207,16 +213,30 @@ pub fn fill_initial(
     part: &mut [u8],
 ) {
     let record = initial(lockspace, geometry, io_timeout_s);
+    fill_with(&record, geometry, first_sector, committed, part);
+}
+
+/// [`fill_initial`] with a record of [`initial_named`].
+pub fn fill_with(
+    record: &Leader,
+    geometry: Geometry,
+    first_sector: usize,
+    committed: bool,
+    part: &mut [u8],
+) {
     let sector_size = geometry.sector_bytes();
     for (number, sector) in part.chunks_mut(sector_size).enumerate() {
         let index = first_sector.saturating_add(number);
         if index >= usize::from(geometry.max_hosts()) {
             sector.fill(0);
         } else if index == 0 && !committed {
-            let uncommitted = Leader { magic: 0, ..record };
+            let uncommitted = Leader {
+                magic: 0,
+                ..*record
+            };
             encode_sector(&uncommitted, &HostBitmap::EMPTY, sector);
         } else {
-            encode_sector(&record, &HostBitmap::EMPTY, sector);
+            encode_sector(record, &HostBitmap::EMPTY, sector);
         }
     }
 }

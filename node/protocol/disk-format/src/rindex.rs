@@ -235,7 +235,7 @@ pub fn resource_offset(rx_offset: u64, geometry: Geometry, number: u32) -> Optio
 pub fn entry_at(rx_offset: u64, geometry: Geometry, offset: u64) -> Option<u32> {
     let align = u64::from(geometry.align_size());
     let distance = offset.checked_sub(rx_offset)?;
-    if distance % align != 0 {
+    if !distance.is_multiple_of(align) {
         return None;
     }
     u32::try_from((distance / align).checked_sub(2)?)
