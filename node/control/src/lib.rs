@@ -16,6 +16,9 @@ pub mod wdmd;
 pub const CONTROL_SOCKET: &str = "/run/holdfast/control.sock";
 /// Where `leased` answers status requests (mode 0600, root only).
 pub const LEASED_SOCKET: &str = "/run/holdfast/leased.sock";
+/// Directory of the lease daemon's socket `sanlock.sock`, fixed by the original
+/// unless SANLOCK_RUN_DIR names another (sanlock specification §6.1).
+pub const SANLOCK_RUN_DIR: &str = "/run/sanlock";
 /// wdmd's socket: path and message format are fixed by the original
 /// (sanlock specification §6.9).
 pub const WDMD_SOCKET: &str = "/run/wdmd/wdmd.sock";

@@ -32,6 +32,9 @@ pub(crate) struct Sockets {
     /// Lease daemon's socket instead of the node's (also HOLDFAST_LEASED_SOCKET)
     #[arg(long, global = true, hide = true, value_name = "PATH")]
     pub(crate) leased_socket: Option<PathBuf>,
+    /// Directory of the lease daemon's sanlock socket instead of /run/sanlock (also SANLOCK_RUN_DIR)
+    #[arg(long, global = true, hide = true, value_name = "DIR")]
+    pub(crate) sanlock_dir: Option<PathBuf>,
 }
 
 /// A command typed at the console: the same without the program's name.
@@ -154,6 +157,151 @@ pub(crate) enum LeaseCommand {
     /// List every lockspace and the hosts seen in it, our own marked
     #[command(after_help = "Example:\n  nodectl lease list --json")]
     List(Output),
+    /// Show lockspaces, leases, processes, and who waits for whom
+    #[command(after_help = "Example:\n  nodectl lease status --json")]
+    Status(Output),
+    /// The same, anew each second, until Enter
+    #[command(after_help = "Example:\n  nodectl lease watch")]
+    Watch,
+    /// Show who waits for which lease, for whom, and until when at the latest
+    #[command(after_help = "Example:\n  nodectl lease waits")]
+    Waits(Output),
+    /// Join a lockspace
+    #[command(
+        after_help = "Example:\n  nodectl lease join cluster1 --host-id 1 --path /dev/vg/ids"
+    )]
+    Join(JoinOrder),
+    /// Leave a lockspace in which no process holds a lease
+    #[command(after_help = "Example:\n  nodectl lease leave cluster1")]
+    Leave {
+        /// Name of the lockspace
+        lockspace: String,
+    },
+    /// Write a new, free lease
+    #[command(
+        after_help = "Example:\n  nodectl lease create cluster1:vm1 --path /dev/vg/leases --offset 1048576"
+    )]
+    Create {
+        /// Which, and where.
+        #[command(flatten)]
+        place: ResourcePlace,
+        /// Hosts that may use it, fewer making it faster; 0: as many as fit
+        #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=2000))]
+        num_hosts: u32,
+        /// Overwrite what stands there; repeat LOCKSPACE:NAME
+        #[arg(long, value_name = "LEASE")]
+        force: Option<String>,
+    },
+    /// Show which hosts hold a lease, by what is on disk
+    #[command(
+        after_help = "Example:\n  nodectl lease owners cluster1:vm1 --path /dev/vg/leases --offset 1048576"
+    )]
+    Owners {
+        /// Which, and where.
+        #[command(flatten)]
+        place: ResourcePlace,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Acquire a lease for a registered process
+    #[command(
+        after_help = "Example:\n  nodectl lease acquire cluster1:vm1 --path /dev/vg/leases --offset 1048576 --pid 4711"
+    )]
+    Acquire {
+        /// Which, and where.
+        #[command(flatten)]
+        place: ResourcePlace,
+        /// The process; it must have registered
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+        pid: i32,
+        /// Together with other shared holders
+        #[arg(long)]
+        shared: bool,
+    },
+    /// Give a lease of a process back, while it goes on
+    #[command(after_help = "Example:\n  nodectl lease release cluster1:vm1 --pid 4711")]
+    Release {
+        /// LOCKSPACE:NAME
+        lease: String,
+        /// The process
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+        pid: i32,
+    },
+    /// Turn a held lease shared or exclusive
+    #[command(
+        group = clap::ArgGroup::new("mode").required(true),
+        after_help = "Example:\n  nodectl lease convert cluster1:vm1 --pid 4711 --shared"
+    )]
+    Convert {
+        /// LOCKSPACE:NAME
+        lease: String,
+        /// The process
+        #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+        pid: i32,
+        /// Share it
+        #[arg(long, group = "mode")]
+        shared: bool,
+        /// Have it alone
+        #[arg(long, group = "mode")]
+        exclusive: bool,
+    },
+    /// Ask the host that holds a lease to give it back
+    #[command(
+        after_help = "Example:\n  nodectl lease request cluster1:vm1 --path /dev/vg/leases --offset 1048576"
+    )]
+    Request {
+        /// Which, and where.
+        #[command(flatten)]
+        place: ResourcePlace,
+        /// Have its process killed instead of asked
+        #[arg(long)]
+        kill: bool,
+    },
+    /// Run a command that holds a lease for as long as it runs
+    #[command(
+        after_help = "Example:\n  nodectl lease run cluster1:vm1 --path /dev/vg/leases --offset 1048576 -- /usr/bin/backup --now"
+    )]
+    Run {
+        /// Which, and where.
+        #[command(flatten)]
+        place: ResourcePlace,
+        /// Program and arguments
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+}
+
+/// A lease and where it lies.
+#[derive(Debug, Args)]
+pub(crate) struct ResourcePlace {
+    /// LOCKSPACE:NAME
+    pub(crate) lease: String,
+    /// Block device or file
+    #[arg(long)]
+    pub(crate) path: PathBuf,
+    /// Byte offset of the lease, a multiple of 1 MiB
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) offset: u64,
+}
+
+/// A lockspace to join.
+#[derive(Debug, Args)]
+pub(crate) struct JoinOrder {
+    /// Name of the lockspace, 1 to 48 bytes
+    pub(crate) lockspace: String,
+    /// This host's number in it
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=2000))]
+    pub(crate) host_id: u16,
+    /// Block device or file
+    #[arg(long)]
+    pub(crate) path: PathBuf,
+    /// Byte offset of the area, a multiple of 1 MiB
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    pub(crate) offset: u64,
+    /// Seconds one read or write may take; 0: the daemon's own
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) io_timeout: u8,
 }
 
 /// Work on lockspace areas.

@@ -131,7 +131,7 @@ impl Peer {
 }
 
 /// Time left until `end`; an error when there is none.
-fn left(end: Instant) -> std::io::Result<Duration> {
+pub(crate) fn left(end: Instant) -> std::io::Result<Duration> {
     end.checked_duration_since(Instant::now())
         .filter(|left| !left.is_zero())
         .ok_or_else(|| ErrorKind::TimedOut.into())
@@ -139,7 +139,7 @@ fn left(end: Instant) -> std::io::Result<Duration> {
 
 /// Connects before `end`: a listener that accepts nobody would otherwise hold
 /// us for ever once its queue is full. The send timeout bounds the wait.
-fn connect_before(path: &Path, end: Instant) -> std::io::Result<UnixStream> {
+pub(crate) fn connect_before(path: &Path, end: Instant) -> std::io::Result<UnixStream> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use control::config;
 use control::request::{Reply, Request};
 
-use crate::args::{Command, ConfigCommand, Consent, LeaseCommand, LockspaceCommand, NetCommand};
+use crate::args::{Command, ConfigCommand, Consent, LockspaceCommand, NetCommand};
 use crate::session::{ANSWER_DEADLINE, Ending, Session, unexpected};
 use crate::text::{clean, count};
-use crate::{console, inspect, lockspace, render};
+use crate::{console, inspect, lease, lockspace, render};
 
 /// How long a network change is watched: the supervisor gives it a minute to
 /// become ready, then needs some seconds to put the previous set back.
@@ -57,15 +57,7 @@ pub(crate) fn run(command: Command, session: &mut Session<'_>) -> Result<Ending>
             let toml = String::from_utf8(document).context("document")?;
             apply_network(toml, session)
         }
-        Command::Lease(LeaseCommand::List(output)) => {
-            let lockspaces = session.lockspaces()?;
-            if output.json {
-                session.print_json(&lockspaces)?;
-            } else {
-                session.print(&render::lockspaces(&lockspaces))?;
-            }
-            Ok(Ending::Done)
-        }
+        Command::Lease(command) => lease::run(command, session),
         Command::Lockspace(LockspaceCommand::Init(init)) => lockspace::init(&init, session),
         Command::Lockspace(LockspaceCommand::Show {
             path,

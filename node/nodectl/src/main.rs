@@ -21,6 +21,7 @@ mod command;
 mod console;
 mod disk;
 mod inspect;
+mod lease;
 mod lockspace;
 mod render;
 mod session;
@@ -96,6 +97,14 @@ fn session<'a>(
                 "HOLDFAST_LEASED_SOCKET",
                 control::LEASED_SOCKET,
             ),
+        },
+        sanlock: lease::Daemon {
+            path: path(
+                &sockets.sanlock_dir,
+                "SANLOCK_RUN_DIR",
+                control::SANLOCK_RUN_DIR,
+            )
+            .join("sanlock.sock"),
         },
     }
 }

@@ -12,6 +12,7 @@ use control::status::Snapshot;
 use serde::Serialize;
 
 use crate::client::Peer;
+use crate::lease::Daemon;
 use crate::text::clean;
 
 /// Time the supervisor has for a question it answers from memory.
@@ -61,6 +62,8 @@ pub(crate) struct Session<'a> {
     pub(crate) supervisor: Peer,
     /// The lease daemon.
     pub(crate) leased: Peer,
+    /// The lease daemon's sanlock socket.
+    pub(crate) sanlock: Daemon,
 }
 
 /// Output is gone: whoever read it has seen enough.

@@ -4,12 +4,14 @@
 mod boot;
 mod disk;
 mod lease;
+mod leases;
 mod network;
 mod status;
 
 pub(crate) use boot::boot;
 pub(crate) use disk::{area, disk};
 pub(crate) use lease::lockspaces;
+pub(crate) use leases::{leases, owners, waits};
 pub(crate) use network::network;
 pub(crate) use status::status;
 
