@@ -145,6 +145,8 @@ commands! {
     DeleteResource = 39, "delete_resource", Slow;
     /// Makes a resource index anew from the resources found.
     RebuildRindex = 40, "rebuild_rindex", Slow;
+    /// Everything this daemon knows, as JSON; the original has no such command.
+    Metrics = 1000, "metrics", Closed;
 }
 
 impl fmt::Display for Command {

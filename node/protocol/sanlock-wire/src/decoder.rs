@@ -36,7 +36,7 @@ pub enum Dropped {
     #[error("protocol version {0:#x}: supported is {PROTOCOL_VERSION:#x}")]
     Version(u32),
     /// No such command.
-    #[error("command {0}: known are 1 to 40")]
+    #[error("command {0}: known are 1 to 40 and 1000")]
     Command(u32),
 }
 
@@ -95,8 +95,10 @@ impl Decoder {
                 Need::Bytes(needed) if needed <= payload.len() => {
                     let request = Request::decode(command, &header, payload);
                     let said = usize::try_from(header.length).unwrap_or(usize::MAX);
-                    // The one request that old clients may put more behind.
-                    let more = command == Command::Acquire && said > HEADER_BYTES + needed;
+                    // Clients may put a string behind the options, and name
+                    // resources although they release all.
+                    let more = matches!(command, Command::Acquire | Command::Release)
+                        && said > HEADER_BYTES + needed;
                     self.reset();
                     self.searching = more;
                     return Some(Incoming::Request(header, request));

@@ -47,7 +47,8 @@ pub(crate) fn need(command: Command, header: &Header, payload: &[u8]) -> Need {
         | Command::Restrict
         | Command::GetLockspaces
         | Command::Version
-        | Command::ShutdownWait => Need::Bytes(0),
+        | Command::ShutdownWait
+        | Command::Metrics => Need::Bytes(0),
         Command::AddLockspace
         | Command::RemLockspace
         | Command::ExamineLockspace

@@ -56,4 +56,6 @@ pub use structs::{
     OPTIONS_BYTES, Options, PATH_MAX, RENTRY_BYTES, RESOURCE_BYTES, RINDEX_BYTES, Rentry, Resource,
     Rindex,
 };
-pub use text::{TextError, parse_lockspace, parse_name, parse_resource};
+pub use text::{
+    TextError, parse_lockspace, parse_name, parse_rentry, parse_resource, parse_rindex,
+};

@@ -13,7 +13,7 @@ pub const VERSION_NUMBER: u32 = 0x0308_0500;
 /// Most bytes of entries in a reply to `GET_LOCKSPACES` or `GET_HOSTS`.
 pub const BUFFER_MAX: usize = 1 << 20;
 /// Most bytes a client takes of any other reply.
-const PAYLOAD_MAX: usize = 4 << 20;
+const PAYLOAD_MAX: usize = 64 << 20;
 
 const ENOSPC: i32 = -28;
 
@@ -68,6 +68,8 @@ pub enum ReplyBody {
     Entry(Rentry),
     /// Of `LOG_DUMP`; the result is its length.
     Log(Vec<u8>),
+    /// Of `METRICS`: JSON.
+    Metrics(Vec<u8>),
     /// Of `STATUS`, `HOST_STATUS` and `RENEWAL`.
     Stream {
         /// I/O time-out in seconds, for `RENEWAL`; else 0.
@@ -216,7 +218,7 @@ impl Reply {
                     host.put(out);
                 }
             }
-            ReplyBody::Lvb(value) => out.extend_from_slice(value),
+            ReplyBody::Lvb(bytes) | ReplyBody::Metrics(bytes) => out.extend_from_slice(bytes),
             ReplyBody::Version(version) => header.data2 = *version,
             ReplyBody::Entry(entry) => entry.put(out),
             ReplyBody::Log(text) => {
@@ -288,6 +290,7 @@ impl Reply {
                 ReplyBody::Entry(Rentry::read(from))
             }
             Some(Command::LogDump) => ReplyBody::Log(payload.to_vec()),
+            Some(Command::Metrics) => ReplyBody::Metrics(payload.to_vec()),
             Some(Command::Status | Command::HostStatus | Command::Renewal) => ReplyBody::Stream {
                 data2: header.data2,
                 records: Vec::new(),

@@ -220,6 +220,7 @@ pub enum Request {
         rindex: Rindex,
         flags: RindexFlags,
     },
+    Metrics,
 }
 
 impl Request {
@@ -267,6 +268,7 @@ impl Request {
             Self::CreateResource { .. } => Command::CreateResource,
             Self::DeleteResource { .. } => Command::DeleteResource,
             Self::RebuildRindex { .. } => Command::RebuildRindex,
+            Self::Metrics => Command::Metrics,
         }
     }
 }

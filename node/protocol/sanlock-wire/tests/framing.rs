@@ -274,3 +274,20 @@ fn more_entries_than_a_reply_may_have_are_cut_and_said() {
     assert_eq!(header.data2, 949);
     assert_eq!(bytes.len(), HEADER_BYTES + 949 * 1104);
 }
+
+#[test]
+fn resources_named_although_all_are_released_are_not_taken_for_messages() {
+    let mut bytes = header(Command::Release, |header| {
+        header.cmd_flags = 1;
+        header.data = 1;
+        header.length = 160;
+    });
+    bytes.extend(resource(1));
+    bytes.extend(version());
+    let incoming = all(&bytes);
+    assert!(matches!(
+        incoming[0],
+        Incoming::Request(_, Request::Release { .. })
+    ));
+    assert!(is_version(&incoming[1]));
+}

@@ -10,7 +10,8 @@ use sanlock_wire::{
     EventFlags, ForceMode, Header, Host, HostEvent, Incoming, InquireFlags, KillpathFlags,
     Lockspace, MESSAGE_MAX, Options, Release, RemoveFlags, Rentry, Reply, ReplyBody, ReplyShape,
     Request, RequestFlags, Resource, RestrictFlags, Rindex, RindexFlags, StateBody, StateDecoder,
-    StateKind, StateRecord, Target, WriteFlags, parse_lockspace, parse_resource,
+    StateKind, StateRecord, Target, WriteFlags, parse_lockspace, parse_rentry, parse_resource,
+    parse_rindex,
 };
 
 fn name() -> impl Strategy<Value = NameField> {
@@ -174,6 +175,7 @@ fn lockspace_request() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|detail| Request::Status { detail }),
         Just(Request::LogDump),
         Just(Request::GetLockspaces),
+        Just(Request::Metrics),
         Just(Request::Version),
         lockspace().prop_map(|lockspace| Request::ExamineLockspace { lockspace }),
         lockspace().prop_map(|lockspace| Request::HostStatus { lockspace }),
@@ -424,7 +426,7 @@ proptest! {
         if let Some((header, payload)) = bytes.split_first_chunk() {
             let header = Header::decode(header);
             if let Ok(ReplyShape::Bytes(length) | ReplyShape::UntilEnd(length)) = ReplyShape::of(&header) {
-                prop_assert!(length <= 4 << 20);
+                prop_assert!(length <= 64 << 20);
             }
             drop(Reply::decode(&header, payload));
         }
@@ -449,6 +451,7 @@ proptest! {
         resource.name = tame(resource.name);
         for disk in &mut resource.disks {
             let path: Vec<u8> = disk.path.as_bytes().iter().map(|&byte| if byte == b'\\' { b'/' } else { byte }).collect();
+            let path = if path.is_empty() { b"p".to_vec() } else { path };
             disk.path = DiskPath::new(&path).unwrap();
         }
         (resource.data64, resource.data32) = (0, 0);
@@ -464,5 +467,7 @@ proptest! {
     fn any_text_is_a_resource_or_an_error(text in vec(any::<u8>(), 0..200)) {
         drop(parse_resource(&text));
         drop(parse_lockspace(&text));
+        drop(parse_rindex(&text));
+        prop_assert!(parse_rentry(&text).name.bytes().len() <= 48);
     }
 }

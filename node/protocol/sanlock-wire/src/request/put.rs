@@ -31,7 +31,11 @@ impl Request {
     #[expect(clippy::too_many_lines, reason = "one arm per command")]
     fn put(&self, header: &mut Header, out: &mut Vec<u8>) {
         match self {
-            Self::Register | Self::LogDump | Self::GetLockspaces | Self::Version => {}
+            Self::Register
+            | Self::LogDump
+            | Self::GetLockspaces
+            | Self::Version
+            | Self::Metrics => {}
             Self::AddLockspace {
                 lockspace,
                 io_timeout_s,

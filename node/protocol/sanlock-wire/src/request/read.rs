@@ -165,6 +165,7 @@ impl Request {
                 entry: Rentry::read(from),
                 flags: rindex_flags,
             },
+            Command::Metrics => Self::Metrics,
             Command::RebuildRindex => Self::RebuildRindex {
                 rindex: Rindex::read(from),
                 flags: rindex_flags,
