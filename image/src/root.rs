@@ -29,7 +29,7 @@ const FOLDERS: [(&str, u32); 12] = [
 ];
 
 /// Links of the root: where it is, and what it says.
-const LINKS: [(&str, &str); 10] = [
+const LINKS: [(&str, &str); 11] = [
     ("bin", "usr/bin"),
     ("lib", "usr/lib"),
     ("lib64", "usr/lib64"),
@@ -40,6 +40,7 @@ const LINKS: [(&str, &str); 10] = [
     ("etc/resolv.conf", "/run/holdfast/resolv.conf"),
     ("usr/bin/hosted-engine", "nodectl"),
     ("usr/sbin/init", "../lib/holdfast/supervisor"),
+    ("usr/sbin/sanlock", "../lib/holdfast/leased"),
 ];
 
 /// Files of `depmod` nobody on the node reads: kmod uses the binary forms.
