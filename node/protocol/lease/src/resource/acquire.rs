@@ -356,11 +356,13 @@ impl Acquire {
     }
 
     /// Somebody else has it: the end, unless a shared acquire met a host that
-    /// holds it only for a moment.
+    /// may hold it only for a moment. One that lost a ballot cannot know what
+    /// the winner wants, and looks again.
     pub(super) fn held_elsewhere(&mut self, code: Code) {
-        let short = self
-            .leader
-            .is_some_and(|leader| leader.flags & paxos::SHORT_HOLD != 0);
+        let short = code != Code::ACQUIRE_IDLIVE
+            || self
+                .leader
+                .is_some_and(|leader| leader.flags & paxos::SHORT_HOLD != 0);
         if !self.options.shared || !short {
             return self.fail(code);
         }
