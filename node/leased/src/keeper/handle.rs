@@ -89,19 +89,8 @@ impl Keeper {
     /// # Errors
     /// When the kernel refuses a thread, a descriptor or the ring.
     pub fn start(settings: Settings) -> io::Result<Self> {
-        let (commands, received) = sync_channel(COMMANDS_MAX);
-        let (left, messages) = sync_channel(MESSAGES_MAX);
-        let (woken, ready) = (counter()?, counter()?);
-        let wanted = Arc::new(AtomicBool::new(false));
-        let (journal, journal_thread) = Journal::start()?;
-        let edges = Edges {
-            ring: Ring::new(settings.backend)?,
-            pool: Pool::new(2 * SPACES_MAX, commands.clone(), Arc::clone(&woken))?,
-            outbox: Outbox::new(left, Arc::clone(&ready)),
-            journal,
-        };
-        let worker = Worker::new(edges, received, Arc::clone(&woken), Arc::clone(&wanted))?;
-        let keeper = thread::Builder::new()
+        let (mut keeper, worker) = Self::assemble(settings)?;
+        let thread = thread::Builder::new()
             .name("keeper".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(move || {
@@ -114,7 +103,25 @@ impl Keeper {
                 }
                 worker.run();
             })?;
-        Ok(Self {
+        keeper.threads.push(thread);
+        Ok(keeper)
+    }
+
+    /// The handle, and what its thread is to run.
+    pub(super) fn assemble(settings: Settings) -> io::Result<(Self, Worker)> {
+        let (commands, received) = sync_channel(COMMANDS_MAX);
+        let (left, messages) = sync_channel(MESSAGES_MAX);
+        let (woken, ready) = (counter()?, counter()?);
+        let wanted = Arc::new(AtomicBool::new(false));
+        let (journal, journal_thread) = Journal::start()?;
+        let edges = Edges {
+            ring: Ring::new(settings.backend)?,
+            pool: Pool::new(2 * SPACES_MAX, commands.clone(), Arc::clone(&woken))?,
+            outbox: Outbox::new(left, Arc::clone(&ready)),
+            journal,
+        };
+        let worker = Worker::new(edges, received, Arc::clone(&woken), Arc::clone(&wanted))?;
+        let keeper = Self {
             settings,
             commands,
             unsent: VecDeque::new(),
@@ -124,8 +131,9 @@ impl Keeper {
             ready,
             own: VecDeque::new(),
             spaces: BTreeMap::new(),
-            threads: vec![keeper, journal_thread],
-        })
+            threads: vec![journal_thread],
+        };
+        Ok((keeper, worker))
     }
 
     /// Joins a lockspace. How it ends is told by [`Self::next_event`].

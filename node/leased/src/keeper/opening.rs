@@ -330,7 +330,7 @@ pub(super) enum Outcome {
 /// Where a lockspace's opener gets its tasks; it ends when this is dropped.
 pub(super) type Tasks = SyncSender<Task>;
 
-/// Starts the thread that opens for one lockspace, and has it begin.
+/// Starts the thread that opens for one lockspace.
 pub(super) fn start(
     join: Arc<Join>,
     request_size: RequestSize,
@@ -338,8 +338,6 @@ pub(super) fn start(
     woken: Arc<OwnedFd>,
 ) -> io::Result<Tasks> {
     let (tasks, received) = sync_channel(TASKS_MAX);
-    let first = tasks.try_send(Task::Open(None));
-    debug_assert!(first.is_ok(), "there is room for a task");
     thread::Builder::new()
         .name(format!("join {}", join.id))
         .stack_size(STACK_BYTES)

@@ -139,8 +139,7 @@ impl Space {
             join,
             lease,
             tasks,
-            // The first task is handed over with the lockspace.
-            opening: true,
+            opening: false,
             registering: false,
             opened: None,
             sectors: Vec::new(),
@@ -599,19 +598,19 @@ impl Space {
     /// Nothing is held and nothing under way: begin, if need be anew, from the
     /// device up.
     fn attempt(&mut self, edges: &mut Edges, status: &Status, haunted: bool) {
+        if self
+            .opening_deadline()
+            .is_some_and(|at| at <= now().boottime)
+        {
+            let reason = format!(
+                "{}: opening it and the watchdog, or earlier requests, take too long; look at the paths to the device",
+                self.join.path.display()
+            );
+            return self.finish(Code::AIO_TIMEOUT, Some(reason.into()));
+        }
         // A registration that nobody waits for any more must be taken back on
         // its own connection before that is closed.
         if self.opening || self.registering {
-            if self
-                .opening_deadline()
-                .is_some_and(|at| at <= now().boottime)
-            {
-                let reason = format!(
-                    "{}: opening it and the watchdog takes too long; look at the paths to the device",
-                    self.join.path.display()
-                );
-                self.finish(Code::AIO_TIMEOUT, Some(reason.into()));
-            }
             return;
         }
         if let Some(failure) = status.failure
@@ -638,6 +637,12 @@ impl Space {
             }
             _ => self.reopen(),
         }
+    }
+
+    /// Has device and watchdog opened for the first time.
+    pub(super) fn begin(&mut self) {
+        self.next_attempt = Some(self.began);
+        self.reopen();
     }
 
     fn reopen(&mut self) {

@@ -158,6 +158,8 @@ impl Worker {
             space.lease_mut().assume_uncertain();
         }
         let at = self.spaces.partition_point(|other| other.id() < space.id());
+        // Only now: its outcome must find the lockspace here.
+        space.begin();
         self.spaces.insert(at, space);
         self.dues.insert(at, now().boottime);
     }
