@@ -1,0 +1,10 @@
+//! Stories about leases, told with hosts in memory that share a disk.
+
+mod acquire;
+mod convert;
+mod line;
+mod release;
+mod requests;
+mod rig;
+mod spaces;
+mod view;
