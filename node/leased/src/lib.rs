@@ -22,11 +22,14 @@
 #![forbid(unsafe_code)]
 
 pub mod area;
+pub mod daemon;
 mod joining;
 mod journal;
+pub mod keeper;
 mod member;
 mod options;
 mod report;
+pub mod resources;
 mod run;
 mod server;
 mod shared;

@@ -4,13 +4,20 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use leased::{Command, USAGE};
+use leased::{Command, USAGE, daemon};
 
 /// Exit status of a wrong command line or a failed start.
 const FAILED: u8 = 2;
 
 fn main() -> ExitCode {
     linux::memory::share_one_heap();
+    let name = std::env::args_os().next().unwrap_or_default();
+    if daemon::helper::is_helper(&name) {
+        return match daemon::helper::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        };
+    }
     tracing_subscriber::fmt()
         .with_writer(|| Log)
         .with_ansi(false)

@@ -1,0 +1,228 @@
+//! All connections: accepting, turns, deadlines, registered processes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::unix::net::UnixListener;
+
+use lease::Monotonic;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use super::client::Client;
+use super::poller::Poller;
+use crate::resources::ClientId;
+
+/// Descriptors that are not for clients: devices, rings, watchdog, log.
+const RESERVED: u64 = 256;
+/// Never fewer than the original.
+const CLIENTS_MIN: u64 = 1024;
+/// Connections accepted at a time.
+const ACCEPT_MAX: usize = 64;
+/// How long the rest of a message, or room for a reply, may take to come.
+/// Clients that are registered may take for ever: closing one gives its
+/// leases away.
+pub(crate) const PATIENCE_S: u64 = 30;
+
+/// What accepting came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Accepted {
+    /// Everybody who was waiting.
+    All,
+    /// More are waiting.
+    Some,
+    /// No descriptors: try later.
+    Exhausted,
+}
+
+/// The table. Numbers are never used twice, so what is late for one
+/// connection cannot reach another.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    table: BTreeMap<ClientId, Client>,
+    /// Registered connections by process; the youngest counts.
+    processes: BTreeMap<i32, Vec<ClientId>>,
+    deadlines: BTreeSet<(Monotonic, ClientId)>,
+    turns: VecDeque<ClientId>,
+    next: u64,
+    limit: usize,
+    refused: u64,
+}
+
+impl Clients {
+    pub(crate) fn new() -> Self {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = files.map_or(u64::from(u32::MAX), |files| {
+            files.saturating_sub(RESERVED).max(CLIENTS_MIN)
+        });
+        Self {
+            table: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            turns: VecDeque::new(),
+            next: 1,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            refused: 0,
+        }
+    }
+
+    /// Accepts who is waiting. Beyond the limit connections are closed at
+    /// once and counted.
+    pub(crate) fn accept(&mut self, listener: &UnixListener, poller: &Poller) -> Accepted {
+        for _ in 0..ACCEPT_MAX {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let socket = match rustix::net::accept_with(listener, flags) {
+                Ok(socket) => socket,
+                Err(Errno::AGAIN) => return Accepted::All,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    return Accepted::Exhausted;
+                }
+                // One that gave up while it waited.
+                Err(_) => continue,
+            };
+            if self.table.len() >= self.limit {
+                self.refused += 1;
+                continue;
+            }
+            let pid = rustix::net::sockopt::socket_peercred(&socket)
+                .map_or(-1, |peer| peer.pid.as_raw_nonzero().get());
+            let number = self.next;
+            self.next += 1;
+            if poller.watch_client(&socket, number).is_err() {
+                self.refused += 1;
+                continue;
+            }
+            self.table
+                .insert(ClientId(number), Client::new(socket, pid));
+        }
+        Accepted::Some
+    }
+
+    /// Connections refused since this was last asked, and the limit.
+    pub(crate) fn take_refused(&mut self) -> (u64, usize) {
+        (std::mem::take(&mut self.refused), self.limit)
+    }
+
+    pub(crate) fn get(&self, id: ClientId) -> Option<&Client> {
+        self.table.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ClientId) -> Option<&mut Client> {
+        self.table.get_mut(&id)
+    }
+
+    /// Takes a connection out for a moment; give it back at once.
+    pub(crate) fn lend(&mut self, id: ClientId) -> Option<Client> {
+        self.table.remove(&id)
+    }
+
+    /// Takes a lent connection back.
+    pub(crate) fn give_back(&mut self, id: ClientId, client: Client) {
+        self.table.insert(id, client);
+    }
+
+    /// The first connection whose number is higher.
+    pub(crate) fn after(&self, id: ClientId) -> Option<(ClientId, &Client)> {
+        self.table
+            .range(ClientId(id.0 + 1)..)
+            .next()
+            .map(|(id, client)| (*id, client))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Takes a connection out of the table.
+    pub(crate) fn remove(&mut self, id: ClientId, poller: &Poller) -> Option<Client> {
+        let client = self.table.remove(&id)?;
+        poller.forget(&client);
+        if let Some(deadline) = client.deadline {
+            self.deadlines.remove(&(deadline, id));
+        }
+        if let Some(owners) = self.processes.get_mut(&client.pid) {
+            owners.retain(|owner| *owner != id);
+            if owners.is_empty() {
+                self.processes.remove(&client.pid);
+            }
+        }
+        Some(client)
+    }
+
+    /// Makes a connection stand for its process.
+    pub(crate) fn register(&mut self, id: ClientId, start_time: u64) {
+        let Some(client) = self.table.get_mut(&id) else {
+            return;
+        };
+        if !client.registered {
+            client.registered = true;
+            client.start_time = start_time;
+            self.processes.entry(client.pid).or_default().push(id);
+        }
+        self.settle(id, Monotonic(0));
+    }
+
+    /// The registered connection of a process.
+    pub(crate) fn of_process(&self, pid: i32) -> Option<ClientId> {
+        self.processes.get(&pid)?.first().copied()
+    }
+
+    /// Gives a connection a turn in the loop.
+    pub(crate) fn queue(&mut self, id: ClientId) {
+        if let Some(client) = self.table.get_mut(&id)
+            && !client.queued
+        {
+            client.queued = true;
+            self.turns.push_back(id);
+        }
+    }
+
+    /// Whose turn it is.
+    pub(crate) fn next_turn(&mut self) -> Option<ClientId> {
+        let id = self.turns.pop_front()?;
+        if let Some(client) = self.table.get_mut(&id) {
+            client.queued = false;
+        }
+        Some(id)
+    }
+
+    /// How many wait for their turn.
+    pub(crate) fn turns(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Sets or clears a connection's deadline, as what is under way on it
+    /// demands.
+    pub(crate) fn settle(&mut self, id: ClientId, now: Monotonic) {
+        let Some(client) = self.table.get_mut(&id) else {
+            return;
+        };
+        let stuck = client.is_stuck() && !client.registered;
+        let moved = std::mem::take(&mut client.moved);
+        let wanted = match client.deadline {
+            _ if !stuck => None,
+            Some(deadline) if !moved => Some(deadline),
+            _ => Some(now.plus_s(PATIENCE_S)),
+        };
+        if wanted != client.deadline {
+            if let Some(former) = client.deadline {
+                self.deadlines.remove(&(former, id));
+            }
+            if let Some(wanted) = wanted {
+                self.deadlines.insert((wanted, id));
+            }
+            client.deadline = wanted;
+        }
+    }
+
+    /// The earliest deadline.
+    pub(crate) fn deadline(&self) -> Option<Monotonic> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// A connection whose deadline has passed.
+    pub(crate) fn overdue(&self, now: Monotonic) -> Option<ClientId> {
+        self.deadlines
+            .first()
+            .filter(|(deadline, _)| *deadline <= now)
+            .map(|(_, id)| *id)
+    }
+}

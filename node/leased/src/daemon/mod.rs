@@ -1,0 +1,508 @@
+//! The daemon that answers sanlock's socket (spec §6): one loop, driven by
+//! events, in which nothing waits.
+//!
+//! What it is: sockets, clients, lockspaces and their users, killing, events,
+//! and the edges around [`crate::resources`]. What it is not: no record of a
+//! disk is understood here.
+//!
+//! ```text
+//!   clients ──▶ Client (framing, back-pressure) ──▶ dispatch ─┬─▶ spaces ──▶ keeper
+//!      ▲                                                      ├─▶ resources ──▶ disks (ring)
+//!      └────────── replies, streams ◀──────────────────────── ├─▶ jobs: storage commands, opening
+//!                                                             └─▶ helper: signals, killpath
+//! ```
+//!
+//! Invariants: nothing in the loop waits but the poller; whatever one client
+//! does or does not do, the others are served; the registration of a process
+//! ends with the last duplicate of its socket and with nothing else; a reply
+//! is written once, to the connection that asked.
+//! Tested in `tests/daemon*.rs`.
+
+mod accounts;
+mod client;
+mod clients;
+mod disks;
+mod dispatch;
+mod events;
+pub mod helper;
+mod jobs;
+mod killing;
+mod leases;
+mod lifecycle;
+mod log;
+mod metrics;
+mod options;
+mod poller;
+mod space;
+mod spaces;
+mod startup;
+mod status;
+mod storing;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+
+use disk_format::HostName;
+use lease::{Monotonic, Now};
+use linux::process::{Notice, Signals};
+use sanlock_wire::{Header, Reply};
+
+use self::client::{Flushed, Got};
+use self::clients::{Accepted, Clients};
+use self::disks::Disks;
+use self::helper::Helper;
+use self::jobs::Jobs;
+use self::lifecycle::Shutdown;
+use self::log::Log;
+use self::poller::{Poller, Ready, Source};
+use self::spaces::Spaces;
+use self::storing::Stored;
+use crate::keeper::Keeper;
+use crate::resources::{ClientId, ReplyTo, Resources, Settings};
+
+pub use options::{KILL_GRACE_DEFAULT_S, MaxSectors, Options};
+pub use startup::DaemonError;
+
+/// Messages of one client handled before the next has its turn.
+const MESSAGES_MAX: usize = 16;
+/// Clients served before the loop looks at everything else again.
+const TURNS_MAX: usize = 256;
+/// Rounds of turns and what follows from them before the loop looks at the
+/// kernel again.
+const ROUNDS_MAX: usize = 8;
+/// How long accepting pauses when there are no descriptors left.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// See [`DaemonError`]; nothing is held then.
+pub fn run(options: Options) -> Result<ExitCode, DaemonError> {
+    match startup::background(&options)? {
+        startup::Role::Caller(code) => return Ok(code),
+        startup::Role::Daemon => {}
+    }
+    let mut daemon = Daemon::start(options)?;
+    daemon.serve()
+}
+
+/// A command that is answered later.
+#[derive(Debug)]
+struct Pending {
+    /// The connection that asked.
+    client: ClientId,
+    header: Header,
+    /// The registration it acts on.
+    target: Option<ClientId>,
+}
+
+/// What came of work beside the loop.
+#[derive(Debug)]
+enum Outcome {
+    Found(disks::Found),
+    Stored(ReplyTo, Stored),
+}
+
+/// Everything the loop owns.
+#[derive(Debug)]
+struct Daemon {
+    options: Options,
+    account: accounts::Account,
+    host_name: HostName,
+    log: Log,
+    poller: Poller,
+    listener: UnixListener,
+    signals: Signals,
+    /// Held open: closing it gives the lock of the pid file back.
+    _pid_file: OwnedFd,
+    helper: Option<Helper>,
+    clients: Clients,
+    pending: BTreeMap<ReplyTo, Pending>,
+    next_reply: u64,
+    keeper: Keeper,
+    spaces: Spaces,
+    resources: Resources,
+    disks: Disks,
+    jobs: Jobs<Outcome>,
+    /// Connections whose streams are being made, oldest first.
+    streams: Vec<ClientId>,
+    shutdown: Option<Shutdown>,
+    accept_paused: Option<Monotonic>,
+}
+
+/// Both clocks.
+fn now() -> Now {
+    Now {
+        monotonic: Monotonic(linux::clock::monotonic_ns()),
+        boottime: Monotonic(linux::clock::boottime_ns()),
+    }
+}
+
+impl Daemon {
+    fn start(options: Options) -> Result<Self, DaemonError> {
+        let kernel = |what| move |error| DaemonError::Kernel(what, error);
+        // A client that has gone must not end us.
+        let account = accounts::find(options.user.as_deref(), options.group.as_deref())
+            .map_err(kernel("account"))?;
+        startup::run_dir(&options, &account)?;
+        let pid_file = startup::pid_file(&options.run_dir)?;
+        // Everything that follows inherits the blocked signals, except for
+        // programs that are started.
+        let signals = Signals::open().map_err(kernel("signals"))?;
+        let helper = Helper::start().map_err(kernel("helper process"))?;
+        let listener = startup::listen(&options.run_dir, &account)?;
+        startup::raise_limits(&options);
+        let log = Log::open(&options);
+        startup::drop_privileges(&options, &account)?;
+        log.start().map_err(kernel("log thread"))?;
+        let locked = startup::lock_memory(options.mlock_level);
+        let keeper = spaces::start_keeper(&options).map_err(kernel("keeper"))?;
+        let disks = Disks::new().map_err(kernel("ring"))?;
+        let jobs = Jobs::new().map_err(kernel("eventfd"))?;
+        let poller = Poller::new().map_err(kernel("epoll"))?;
+        let watch = |fd: std::os::fd::BorrowedFd<'_>, source| {
+            poller.watch(fd, source).map_err(kernel("epoll"))
+        };
+        use std::os::fd::AsFd;
+        watch(listener.as_fd(), Source::LISTENER)?;
+        watch(signals.as_fd(), Source::SIGNALS)?;
+        watch(helper.as_fd(), Source::HELPER)?;
+        watch(keeper.as_fd(), Source::KEEPER)?;
+        watch(disks.as_fd(), Source::RING)?;
+        watch(jobs.as_fd(), Source::JOBS)?;
+        let host_name = match options.host_name {
+            Some(name) => name,
+            None => startup::random_host_name().map_err(kernel("host name"))?,
+        };
+        let settings = Settings {
+            shared_retries: options.sh_retries,
+            unsafe_lvb: options.unsafe_lvb,
+            seed: startup::seed(),
+        };
+        let daemon = Self {
+            clients: Clients::new(),
+            spaces: Spaces::new(),
+            resources: Resources::new(settings),
+            options,
+            account,
+            host_name,
+            log,
+            poller,
+            listener,
+            signals,
+            _pid_file: pid_file,
+            helper: Some(helper),
+            pending: BTreeMap::new(),
+            next_reply: 1,
+            keeper,
+            disks,
+            jobs,
+            streams: Vec::new(),
+            shutdown: None,
+            accept_paused: None,
+        };
+        daemon.announce(locked);
+        startup::ready(&daemon.options, &daemon.log);
+        Ok(daemon)
+    }
+
+    fn announce(&self, locked: std::io::Result<()>) {
+        self.log.info(format_args!(
+            "sanlock daemon started {} host {}",
+            status::VERSION,
+            self.host_name
+        ));
+        if let Err(error) = locked {
+            self.log.warn(format_args!(
+                "mlockall failed: {error}; a renewal may wait for the swap device"
+            ));
+        }
+        for warning in &self.options.warnings {
+            self.log.warn(format_args!("{warning}"));
+        }
+    }
+
+    /// The loop.
+    fn serve(&mut self) -> Result<ExitCode, DaemonError> {
+        loop {
+            let deadline = self.deadline();
+            let busy = self.clients.turns() > 0 || self.disks.is_busy();
+            self.poller
+                .wait(deadline, busy)
+                .map_err(|error| DaemonError::Kernel("epoll", error))?;
+            let at = now();
+            for ready in self.poller.ready() {
+                self.notice(at, ready);
+            }
+            self.tick(at);
+            for _ in 0..ROUNDS_MAX {
+                self.turns();
+                self.pump(at);
+                if self.clients.turns() == 0 && !self.disks.is_busy() {
+                    break;
+                }
+            }
+            if let Some(code) = self.ended() {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// When something is due without anything happening.
+    fn deadline(&self) -> Option<Monotonic> {
+        [
+            self.clients.deadline(),
+            self.resources.deadline(),
+            self.spaces.deadline(),
+            self.disks.deadline(),
+            self.accept_paused,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn notice(&mut self, at: Now, ready: Ready) {
+        match ready.source {
+            Source::TIMER => self.poller.quiet(),
+            Source::LISTENER => self.accept(at.boottime),
+            Source::SIGNALS => self.on_signals(),
+            Source::HELPER => self.on_helper(),
+            // Looked at in every turn anyway.
+            Source::KEEPER | Source::RING | Source::JOBS | Source::STATUS => {}
+            Source(number) if number >= Source::LISTENERS => {
+                self.on_listener(number - Source::LISTENERS);
+            }
+            Source(number) => {
+                let id = ClientId(number - Source::CLIENTS);
+                let Some(client) = self.clients.get_mut(id) else {
+                    return;
+                };
+                client.readable |= ready.readable;
+                client.writable |= ready.writable;
+                client.dead |= ready.gone;
+                self.clients.queue(id);
+            }
+        }
+    }
+
+    fn accept(&mut self, at: Monotonic) {
+        match self.clients.accept(&self.listener, &self.poller) {
+            Accepted::All | Accepted::Some => {}
+            Accepted::Exhausted => {
+                // The listener stays readable, which would keep the loop busy.
+                self.poller.forget(&self.listener);
+                self.accept_paused = Some(at.plus_ms(ACCEPT_PAUSE_MS));
+                self.log.error(format_args!(
+                    "no descriptors for another connection; {} are open",
+                    self.clients.len()
+                ));
+            }
+        }
+        let (refused, limit) = self.clients.take_refused();
+        if refused > 0 {
+            self.log.error(format_args!(
+                "{refused} connections refused: {} are open, the limit is {limit}",
+                self.clients.len()
+            ));
+        }
+    }
+
+    fn on_signals(&mut self) {
+        while let Ok(notice) = self.signals.receive() {
+            match notice {
+                // The helper's death shows on its socket.
+                Notice::Child => {}
+                Notice::CtrlAltDel | Notice::Terminate | Notice::Other(_) => self.on_terminate(),
+            }
+        }
+    }
+
+    /// Everything that is due.
+    fn tick(&mut self, at: Now) {
+        while let Some(id) = self.clients.overdue(at.boottime) {
+            if let Some(client) = self.clients.get(id) {
+                self.log.warn(format_args!(
+                    "{client} closed: part of a message or reply for {} seconds",
+                    clients::PATIENCE_S
+                ));
+            }
+            self.close(id);
+        }
+        if self.accept_paused.is_some_and(|until| until <= at.boottime) {
+            self.accept_paused = None;
+            if self.poller.watch(&self.listener, Source::LISTENER).is_err() {
+                self.accept_paused = Some(at.boottime.plus_ms(ACCEPT_PAUSE_MS));
+            }
+        }
+        self.disks.tick(at.boottime);
+        if self
+            .resources
+            .deadline()
+            .is_some_and(|due| due <= at.boottime)
+        {
+            self.tell(crate::resources::Input::Tick);
+        }
+        self.spaces_tick(at);
+    }
+
+    /// Gives clients their turns.
+    fn turns(&mut self) {
+        for _ in 0..self.clients.turns().min(TURNS_MAX) {
+            let Some(id) = self.clients.next_turn() else {
+                return;
+            };
+            self.turn(id);
+        }
+    }
+
+    /// One client's turn: sends what waits, then reads and answers messages
+    /// until one of them takes longer, there are none, or others must have
+    /// their turn.
+    fn turn(&mut self, id: ClientId) {
+        if !self.send(id) {
+            return;
+        }
+        for _ in 0..MESSAGES_MAX {
+            let Some(client) = self.clients.get_mut(id) else {
+                return;
+            };
+            if client.busy.is_some() {
+                if client.dead {
+                    self.close(id);
+                    return;
+                }
+                break;
+            }
+            // Answers must be taken before more is asked.
+            if !client.is_flushed() || client.close_after {
+                break;
+            }
+            if let Some(message) = client.next_message() {
+                self.on_message(id, message);
+                if !self.send(id) {
+                    return;
+                }
+                continue;
+            }
+            self.refuse_early(id);
+            if !self.send(id) {
+                return;
+            }
+            let Some(client) = self.clients.get_mut(id) else {
+                return;
+            };
+            if !client.readable {
+                break;
+            }
+            match client.read() {
+                Got::Bytes => {}
+                Got::Nothing => break,
+                Got::End => {
+                    if let Some(message) = client.unfinished() {
+                        self.on_message(id, message);
+                        self.send(id);
+                    }
+                    self.close(id);
+                    return;
+                }
+            }
+        }
+        let Some(client) = self.clients.get(id) else {
+            return;
+        };
+        let more = client.busy.is_none() && client.is_flushed() && client.readable;
+        let unsent = !client.is_flushed() && client.writable;
+        if more || unsent {
+            self.clients.queue(id);
+        }
+        self.clients.settle(id, now().boottime);
+    }
+
+    /// Sends what a client's socket takes. `false`: the client is no more.
+    fn send(&mut self, id: ClientId) -> bool {
+        let Some(client) = self.clients.get_mut(id) else {
+            return false;
+        };
+        let (flushed, closing) = if client.stream.is_none() {
+            (client.flush(|_, _| false), client.close_after)
+        } else {
+            // A stream is made of everything there is.
+            let Some(mut client) = self.clients.lend(id) else {
+                return false;
+            };
+            let flushed = client.flush(|stream, out| self.refill(id, stream, out));
+            let closing = client.close_after;
+            self.clients.give_back(id, client);
+            (flushed, closing)
+        };
+        let finished = flushed == Flushed::All && closing;
+        if finished || flushed == Flushed::Broken {
+            self.close(id);
+            return false;
+        }
+        true
+    }
+
+    /// Ends a connection, and with it the registration it may be.
+    fn close(&mut self, id: ClientId) {
+        let Some(client) = self.clients.remove(id, &self.poller) else {
+            return;
+        };
+        if client.registered {
+            if self.options.debug_clients {
+                self.log.debug(format_args!("{client} ended"));
+            }
+            self.tell(crate::resources::Input::ClientGone(id));
+        }
+    }
+
+    /// Notes that a command will be answered later.
+    fn defer(&mut self, id: ClientId, header: &Header, target: Option<ClientId>) -> ReplyTo {
+        let to = ReplyTo(self.next_reply);
+        self.next_reply += 1;
+        if let Some(client) = self.clients.get_mut(id) {
+            client.busy = header.command();
+        }
+        if let Some(target) = target.and_then(|target| self.clients.get_mut(target)) {
+            target.acted_on = true;
+        }
+        self.pending.insert(
+            to,
+            Pending {
+                client: id,
+                header: *header,
+                target,
+            },
+        );
+        to
+    }
+
+    /// Answers a deferred command.
+    fn answer(&mut self, to: ReplyTo, reply: &Reply) {
+        let Some(pending) = self.pending.remove(&to) else {
+            return;
+        };
+        if let Some(target) = pending
+            .target
+            .and_then(|target| self.clients.get_mut(target))
+        {
+            target.acted_on = false;
+        }
+        if let Some(client) = self.clients.get_mut(pending.client) {
+            client.busy = None;
+            self.reply(pending.client, &pending.header, reply);
+            self.clients.queue(pending.client);
+        }
+    }
+
+    /// Answers a connection.
+    fn reply(&mut self, id: ClientId, header: &Header, reply: &Reply) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.out().extend(reply.encode(header));
+        }
+    }
+}
