@@ -28,6 +28,20 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ipxe-qemu", "network boot in tests"),
     ("kmod", "mkosi runs depmod"),
     ("libc6-dev", "links Rust programs, statically too"),
+    (
+        "libsanlock-client1",
+        "the original's client library, judging our daemon in tests",
+    ),
+    ("libvirt-clients", "starts virtual machines in tests"),
+    ("libvirt-daemon", "runs virtual machines in tests"),
+    (
+        "libvirt-daemon-driver-qemu",
+        "runs virtual machines in tests",
+    ),
+    (
+        "libvirt-sanlock",
+        "takes the leases of virtual machines in tests",
+    ),
     ("mount", "mounts file systems in tests"),
     ("mtools", "fills configuration volumes in tests"),
     ("ovmf", "firmware for UEFI boot in tests"),
