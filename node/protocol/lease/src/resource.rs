@@ -36,12 +36,14 @@ mod acquire;
 mod ballot;
 mod convert;
 mod desk;
+mod first;
 mod freeing;
 mod owner;
 mod owners;
 mod release;
 mod request;
 mod scan;
+mod sharing;
 
 use std::sync::Arc;
 
@@ -170,6 +172,10 @@ impl SectorBytes {
 }
 
 /// What to do.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would cost an allocation a write"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// Read.

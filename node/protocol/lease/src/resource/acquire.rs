@@ -1,8 +1,8 @@
 //! Acquiring a lease: looking, deciding a ballot, and what follows from it.
 //!
-//! This file: the operation as a whole, its first reading, and its ends. The
-//! ballot itself is in [`super::ballot`], the check of another owner in
-//! [`super::owner`].
+//! This file: the operation as a whole and its ends. Its first reading is in
+//! [`super::first`], the check of another owner in [`super::owner`], the ballot
+//! in [`super::ballot`], what follows for shared holders in [`super::sharing`].
 
 use std::sync::Arc;
 
@@ -10,21 +10,13 @@ use disk_format::paxos::{self, Hosts};
 use disk_format::{Dblock, Generation, Geometry, HostId, Leader, ModeBlock};
 
 use crate::code::Code;
-use crate::resource::desk::{Arrived, Desk, Purpose, Scope, Tally};
-use crate::resource::freeing::{Cleanup, Freed, Freeing, LeaderPlan, Plan};
+use crate::resource::desk::{Arrived, Desk, Purpose, Tally};
+use crate::resource::freeing::{Cleanup, Freeing, LeaderPlan, Plan};
 use crate::resource::owner::Watch;
 use crate::resource::release::{earliest, released};
 use crate::resource::scan::{self, Abort, HostSet, Value};
-use crate::resource::{
-    DISKS_MAX, Effect, Held, Input, Operation, Outcome, Owners, SectorBytes, Target, Us,
-};
+use crate::resource::{DISKS_MAX, Effect, Held, Input, Operation, Outcome, Owners, Target, Us};
 use crate::time::{Monotonic, Now};
-
-/// A leader may state a geometry other than the assumed one; it is believed
-/// this often before the area counts as unreadable.
-const GEOMETRIES_MAX: u8 = 3;
-/// Shared holders looked at or cleared at a time.
-const SHARED_AT_ONCE: usize = 8;
 
 /// How to acquire.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,7 +73,7 @@ pub struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Reading {
     pub(super) leader: Leader,
-    max_mbal: Result<u64, Code>,
+    pub(super) max_mbal: Result<u64, Code>,
 }
 
 /// Our ballot for one version.
@@ -102,11 +94,11 @@ pub(super) struct Ballot {
 /// Looking at the hosts that hold the lease shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Shared {
-    todo: HostSet,
-    live: bool,
-    failed: Option<Code>,
-    /// A dead holder whose mark is to be cleared.
-    dead: HostSet,
+    pub(super) todo: HostSet,
+    pub(super) live: bool,
+    pub(super) failed: Option<Code>,
+    /// Dead holders whose marks are to be cleared.
+    pub(super) dead: HostSet,
 }
 
 /// Why the leader is being given back.
@@ -118,6 +110,10 @@ pub(super) enum After {
     Refuse,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each operation, never many"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Stage {
     New,
@@ -153,13 +149,13 @@ pub struct Acquire {
     pub(super) random: u64,
     pub(super) desk: Desk,
     pub(super) geometry: Geometry,
-    geometries: u8,
+    pub(super) geometries: u8,
     pub(super) stage: Stage,
-    readings: [Option<Reading>; DISKS_MAX as usize],
+    pub(super) readings: [Option<Reading>; DISKS_MAX as usize],
     pub(super) leaders: [Option<Leader>; DISKS_MAX as usize],
     pub(super) refused: Option<Code>,
     /// Hosts whose blocks the first reading asked for.
-    asked_hosts: u64,
+    pub(super) asked_hosts: u64,
     /// The leader our decisions rest on.
     pub(super) leader: Option<Leader>,
     pub(super) hosts: Hosts,
@@ -178,8 +174,8 @@ pub struct Acquire {
     /// Whether the owner's block says that it has let go.
     pub(super) owner_released: bool,
     sh_tries: u32,
-    lvb: Option<Arc<[u8]>>,
-    held: Option<Held>,
+    pub(super) lvb: Option<Arc<[u8]>>,
+    pub(super) held: Option<Held>,
     cancelled: bool,
     result: Option<Outcome>,
 }
@@ -256,105 +252,6 @@ impl Acquire {
         mixed ^ (mixed >> 31)
     }
 
-    /// Step A: read everything and look.
-    pub(super) fn look(&mut self) {
-        self.readings = [None; DISKS_MAX as usize];
-        self.refused = None;
-        self.ballot = None;
-        let max = u64::from(self.geometry.max_hosts());
-        let known = self.leader.map(|leader| leader.num_hosts);
-        self.asked_hosts = known
-            .or(self.options.expected_hosts.map(u64::from))
-            .filter(|hosts| (1..=max).contains(hosts))
-            .unwrap_or(max);
-        let sectors = paxos::ballot_sectors(self.asked_hosts, self.geometry);
-        self.stage = Stage::Initial;
-        self.desk.read(
-            Purpose::Initial,
-            Scope::AllDisks,
-            0,
-            sectors * self.geometry.sector_size(),
-        );
-    }
-
-    fn on_initial_data(&mut self, arrived: Arrived<'_>) {
-        let reading = scan::leader_of(arrived.bytes, &self.target, self.us.host_id).map(|leader| {
-            let num_hosts = u16::try_from(leader.num_hosts.min(self.asked_hosts));
-            Reading {
-                leader,
-                max_mbal: scan::max_mbal(arrived.bytes, self.geometry, num_hosts.unwrap_or(0)),
-            }
-        });
-        match reading {
-            Ok(reading) => {
-                if let Some(place) = self.readings.get_mut(usize::from(arrived.disk)) {
-                    *place = Some(reading);
-                }
-            }
-            Err(code) => self.refused = Some(code),
-        }
-    }
-
-    fn on_initial(&mut self, tally: Tally, owners: &dyn Owners) {
-        if let Err(code) = self.judge_initial(tally, owners) {
-            self.fail(code);
-        }
-    }
-
-    fn judge_initial(&mut self, tally: Tally, owners: &dyn Owners) -> Result<(), Code> {
-        tally.majority()?;
-        let leaders = self.readings.map(|reading| Some(reading?.leader));
-        let leader = scan::majority(&leaders, self.target.disks)
-            .map_err(|code| self.refused.unwrap_or(code))?;
-        let geometry = Geometry::from_leader(leader.sector_size, leader.flags)?;
-        self.settle_proposal(&leader);
-        self.leader = Some(leader);
-        if geometry != self.geometry {
-            self.geometries += 1;
-            if self.geometries > GEOMETRIES_MAX {
-                return Err(Code::LEADER_SECTORSIZE);
-            }
-            self.geometry = geometry;
-            self.look();
-            return Ok(());
-        }
-        self.hosts = paxos::hosts(&leader, geometry)?;
-        if u64::from(self.hosts.num) > self.asked_hosts {
-            self.look();
-            return Ok(());
-        }
-        self.max_mbal = 0;
-        for reading in self.readings.iter().flatten() {
-            self.max_mbal = self.max_mbal.max(reading.max_mbal?);
-        }
-        if self.options.lver.is_some_and(|lver| lver != leader.lver) {
-            return Err(Code::ACQUIRE_LVER);
-        }
-        if self.options.lvb && !self.options.lvb_outside && !paxos::lvb_allowed(geometry) {
-            return Err(Code::EINVAL);
-        }
-        if self.may_run(&leader) {
-            self.run_ballot();
-        } else {
-            self.check_owner(leader, owners);
-        }
-        Ok(())
-    }
-
-    /// Step B: free, or left from an earlier life of ours.
-    fn may_run(&self, leader: &Leader) -> bool {
-        leader.timestamp == 0
-            || (leader.owner_id == u64::from(self.us.host_id.get())
-                && leader.owner_generation <= self.us.generation.0)
-    }
-
-    /// A version once committed makes every proposal for it history.
-    pub(super) fn settle_proposal(&mut self, leader: &Leader) {
-        if self.proposed.is_some_and(|lver| leader.lver >= lver) {
-            self.proposed = None;
-        }
-    }
-
     /// Somebody else has it: the end, unless a shared acquire met a host that
     /// may hold it only for a moment. One that lost a ballot cannot know what
     /// the winner wants, and looks again.
@@ -377,175 +274,7 @@ impl Acquire {
         self.stage = Stage::Later(self.desk.now.boottime.plus_ms(pause_ms));
     }
 
-    /// Another host, or we, have committed us as the owner.
-    pub(super) fn owned(&mut self, leader: Leader) {
-        let dblock = self.dblock.unwrap_or_default();
-        self.leader = Some(leader);
-        self.held = Some(Held {
-            leader,
-            dblock,
-            shared: false,
-            geometry: self.geometry,
-        });
-        if self.options.lvb && !self.desk.is_under_way(Purpose::Lvb) && self.lvb.is_none() {
-            self.read_lvb();
-        }
-        if self.options.shared {
-            let own = (released(&dblock), ModeBlock::shared(self.us.generation.0));
-            self.free(Some(own), true, leader, After::GoShared);
-            return;
-        }
-        let mut shared = self.ballot.map(|ballot| ballot.shared).unwrap_or_default();
-        shared.remove(self.us.host_id);
-        self.stage = Stage::Shared(Shared {
-            todo: shared,
-            live: false,
-            failed: None,
-            dead: HostSet::default(),
-        });
-        self.look_at_shared();
-    }
-
-    pub(super) fn read_lvb(&mut self) {
-        let sector = self.geometry.sector_size();
-        let offset = u64::from(paxos::LVB_SECTOR) * u64::from(sector);
-        self.desk
-            .read(Purpose::Lvb, Scope::FirstDisk, offset, sector);
-    }
-
-    fn free(
-        &mut self,
-        own: Option<(Dblock, ModeBlock)>,
-        own_first: bool,
-        leader: Leader,
-        after: After,
-    ) {
-        let plan = Plan {
-            geometry: self.geometry,
-            lvb: None,
-            own,
-            own_first,
-            leader: LeaderPlan::Expect(leader),
-            rename: None,
-        };
-        let freeing = Freeing::start(plan, &self.us, &mut self.desk);
-        self.stage = Stage::Freeing(freeing, after);
-    }
-
-    /// Asks for the sectors of shared holders, or for dead ones' to be
-    /// cleared; goes on when there are no more.
-    fn look_at_shared(&mut self) {
-        let Stage::Shared(mut shared) = self.stage else {
-            return;
-        };
-        let sector = self.geometry.sector_size();
-        while self.desk.rounds_under_way() < SHARED_AT_ONCE {
-            if let Some(host) = shared.dead.first() {
-                shared.dead.remove(host);
-                self.desk.write(
-                    Purpose::SharedZero(host),
-                    Scope::FirstDisk,
-                    paxos::host_sector(host),
-                    sector,
-                    &SectorBytes::ZERO,
-                );
-            } else if let Some(host) = shared.todo.first() {
-                shared.todo.remove(host);
-                let offset = u64::from(paxos::host_sector(host)) * u64::from(sector);
-                self.desk
-                    .read(Purpose::SharedRead(host), Scope::FirstDisk, offset, sector);
-            } else {
-                break;
-            }
-        }
-        self.stage = Stage::Shared(shared);
-        if self.desk.has_shared_rounds() {
-            return;
-        }
-        match (shared.failed, shared.live) {
-            (Some(code), _) => self.fail(code),
-            (None, true) => self.refuse_for_shared(),
-            (None, false) if self.keep.is_some() => self.clear_own_mode(),
-            (None, false) => self.finish(Code::OK),
-        }
-    }
-
-    fn on_shared_data(&mut self, host: HostId, bytes: &[u8], owners: &dyn Owners) {
-        let Stage::Shared(shared) = &mut self.stage else {
-            return;
-        };
-        let Ok(mode) = ModeBlock::decode(bytes) else {
-            shared.failed = Some(Code::EMSGSIZE);
-            return;
-        };
-        if !mode.is_shared() {
-            return;
-        }
-        let alive = owners
-            .observed(&self.target.lockspace, host)
-            .is_none_or(|seen| {
-                seen.alive(
-                    Generation(mode.generation),
-                    self.us.io_timeout_s,
-                    self.us.fire_timeout_s,
-                )
-            });
-        if alive {
-            shared.live = true;
-        } else {
-            shared.dead.insert(host);
-        }
-    }
-
-    fn refuse_for_shared(&mut self) {
-        let Some(held) = self.held else {
-            return self.fail(Code::ERROR);
-        };
-        let mark = released(&held.dblock);
-        let own = if self.keep.is_none() {
-            Some((mark, ModeBlock::NONE))
-        } else if held.leader.write_id != u64::from(self.us.host_id.get()) {
-            // We must not write that leader: the mark frees the lease.
-            self.dblock = Some(mark);
-            Some((mark, self.own_mode()))
-        } else {
-            None
-        };
-        self.free(own, false, held.leader, After::Refuse);
-    }
-
-    fn clear_own_mode(&mut self) {
-        self.stage = Stage::OwnMode;
-        let dblock = self.dblock.unwrap_or_default();
-        self.desk.write(
-            Purpose::OwnMode,
-            Scope::AllDisks,
-            paxos::host_sector(self.us.host_id),
-            self.geometry.sector_size(),
-            &SectorBytes::host(&dblock, &ModeBlock::NONE),
-        );
-    }
-
-    fn on_freed(&mut self, freed: Freed, after: After) {
-        match after {
-            After::GoShared if freed.code.is_ok() => {
-                if let Some(held) = &mut self.held {
-                    held.shared = true;
-                    held.dblock = released(&held.dblock);
-                    held.leader = freed.leader.unwrap_or(held.leader);
-                }
-                self.finish(Code::OK);
-            }
-            After::GoShared => self.fail(freed.code),
-            After::Refuse if freed.code.is_io() => self.fail(Code::EAGAIN),
-            After::Refuse => {
-                self.proposed = None;
-                self.fail(Code::EAGAIN);
-            }
-        }
-    }
-
-    fn finish(&mut self, code: Code) {
+    pub(super) fn finish(&mut self, code: Code) {
         if self.desk.is_under_way(Purpose::Lvb) {
             self.stage = Stage::Finishing;
             return;

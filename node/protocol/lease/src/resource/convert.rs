@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use disk_format::{Dblock, ModeBlock};
+use disk_format::{Leader, ModeBlock};
 
 use crate::code::Code;
 use crate::resource::acquire::{Acquire, AcquireOptions, Waiting};
@@ -29,10 +29,16 @@ pub struct ConvertOptions {
 /// whatever the result.
 ///
 /// Going shared counts as done once our own mark is on disk: a leader that
-/// cannot be freed at once is freed in the background.
+/// cannot be freed at once is freed in the background. As long as it is not
+/// known whether the mark is there, the result is not known either: then it
+/// comes when the storage answers, or with [`Input::Abandon`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Convert(Way);
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each operation, never many"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Way {
     /// Nothing to do.
@@ -133,11 +139,15 @@ impl Operation for Convert {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each operation, never many"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stage {
     New,
     Freeing(Freeing),
-    /// Freeing the leader, or taking a doubtful mark back.
+    /// Trying again.
     Cleaning(Cleanup),
     Done,
 }
@@ -175,44 +185,40 @@ impl Down {
     }
 
     fn on_freed(&mut self, freed: Freed) {
-        let shared = Held {
-            shared: true,
-            dblock: released(&self.held.dblock),
-            leader: freed.leader.unwrap_or(self.held.leader),
-            ..self.held
+        if !freed.code.is_io() {
+            return self.end(freed.code, freed.leader);
+        }
+        let plan = Plan {
+            leader: LeaderPlan::Version(self.held.leader.lver),
+            ..self.plan.clone()
         };
-        let (code, held, rest) = if freed.code.is_ok() {
-            (Code::OK, shared, None)
-        } else if freed.own_written && freed.code.is_io() {
+        self.stage = Stage::Cleaning(Cleanup::after_failure(plan, &self.desk));
+        if freed.own_written {
             // Our mark is on disk, the leader is not free yet: until it is,
             // nobody else can come in, which harms no shared holder.
-            let rest = Plan {
-                lvb: None,
-                leader: LeaderPlan::Version(self.held.leader.lver),
-                ..self.plan.clone()
-            };
-            (Code::OK, shared, Some(rest))
-        } else if freed.code.is_io() {
-            // Still exclusive; a mark that may be on disk is taken back.
-            let rest = Plan {
-                lvb: None,
-                own: Some((plain(&self.held.dblock), ModeBlock::NONE)),
-                leader: LeaderPlan::Keep,
-                ..self.plan.clone()
-            };
-            (freed.code, self.held, Some(rest))
-        } else {
-            (freed.code, shared, None)
+            self.tell(Code::OK, None);
+        }
+        // Otherwise the mark may or may not be there, and with it the release:
+        // neither "shared" nor "still exclusive" would be true.
+    }
+
+    fn tell(&mut self, code: Code, leader: Option<Leader>) {
+        let held = Held {
+            shared: true,
+            dblock: released(&self.held.dblock),
+            leader: leader.unwrap_or(self.held.leader),
+            ..self.held
         };
-        self.result = Some(Outcome {
+        self.result.get_or_insert_with(|| Outcome {
             held: Some(held),
-            seen: freed.leader,
+            seen: leader,
             ..Outcome::new(code)
         });
-        self.stage = match rest {
-            Some(plan) => Stage::Cleaning(Cleanup::after_failure(plan, &self.desk)),
-            None => Stage::Done,
-        };
+    }
+
+    fn end(&mut self, code: Code, leader: Option<Leader>) {
+        self.tell(code, leader);
+        self.stage = Stage::Done;
     }
 
     fn on_round(&mut self, purpose: Purpose, tally: super::desk::Tally) {
@@ -226,7 +232,7 @@ impl Down {
             Stage::Cleaning(cleanup) => {
                 cleanup.on_round(us, target, desk, purpose, tally);
                 if cleanup.is_ended() {
-                    self.stage = Stage::Done;
+                    self.end(Code::OK, None);
                 }
             }
             Stage::New | Stage::Done => {}
@@ -284,13 +290,5 @@ impl Down {
             Stage::New | Stage::Freeing(_) | Stage::Done => None,
         };
         earliest(pause, self.desk.deadline())
-    }
-}
-
-/// The dblock of a lease held exclusively.
-fn plain(dblock: &Dblock) -> Dblock {
-    Dblock {
-        flags: dblock.flags & !Dblock::RELEASED,
-        ..*dblock
     }
 }

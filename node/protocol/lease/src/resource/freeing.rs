@@ -267,6 +267,10 @@ fn refusal(current: &Leader, us: &Us, plan: &LeaderPlan) -> Option<Code> {
     }
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each operation, never many"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Turn {
     /// Waiting for writes whose outcome is unknown.

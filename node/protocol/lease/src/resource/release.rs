@@ -22,6 +22,10 @@ pub struct ReleaseOptions {
     pub rename: Option<ResourceName>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for each operation, never many"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stage {
     New,
