@@ -136,11 +136,17 @@ impl Resources {
             });
         };
         let shared = resource.has(ResourceFlags::SHARED);
+        let now = self.now.boottime;
         if let Some(found) = self.table.find(&key)
             && let Some(entry) = self.table.get_mut(found)
         {
+            // Its value block would lie in a neighbour's area.
+            let no_lvb = command.flags.has(AcquireFlags::LVB)
+                && !self.settings.unsafe_lvb
+                && !lvb_allowed(entry.geometry);
+            // Others stand in line for it.
+            let behind = entry.line.first().is_some_and(|&first| first < id);
             let taken = match &mut entry.state {
-                _ if entry.line.first().is_some_and(|&first| first < id) => Some(Err(Code::EBUSY)),
                 State::Removing(_) => Some(Err(Code::EAGAIN)),
                 State::Adding { command: other, .. } if *other == id => {
                     let first = command.slots.iter().position(|slot| slot.resource == found);
@@ -153,6 +159,12 @@ impl Resources {
                 }
                 State::Adding { .. } => Some(Err(Code::EBUSY)),
                 State::Held(lease) if lease.converting => Some(Err(Code::EBUSY)),
+                State::Held(lease) if lease.held.shared && shared && behind => {
+                    Some(Err(Code::EBUSY))
+                }
+                State::Held(lease) if lease.held.shared && shared && no_lvb => {
+                    Some(Err(Code::EINVAL))
+                }
                 State::Held(lease) if lease.held.shared && shared => {
                     lease.tokens.push(new_token(token, command, resource));
                     entry.metrics.joined += 1;
@@ -163,14 +175,17 @@ impl Resources {
                 State::Orphan { held, pid } => {
                     let wanted = command.flags.has(AcquireFlags::ORPHAN)
                         || command.flags.has(AcquireFlags::ORPHAN_ONLY);
-                    if wanted && held.shared == shared {
+                    if wanted && held.shared == shared && no_lvb {
+                        Some(Err(Code::EINVAL))
+                    } else if wanted && held.shared == shared {
                         let left_by = *pid;
-                        entry.state = State::Held(Lease {
+                        let lease = Lease {
                             held: *held,
                             tokens: vec![new_token(token, command, resource)],
                             converting: false,
                             left_by: None,
-                        });
+                        };
+                        entry.enter(State::Held(lease), now);
                         entry.metrics.adopted += 1;
                         self.totals.adopted += 1;
                         if let Some(space) = self.spaces.get_mut(&key.lockspace) {
@@ -182,6 +197,7 @@ impl Resources {
                     }
                 }
                 State::Free if entry.draining > 0 => Some(Err(Code::EAGAIN)),
+                State::Free if behind => Some(Err(Code::EBUSY)),
                 State::Free => None,
             };
             match taken {
@@ -247,12 +263,13 @@ impl Resources {
         if *entry.disks != *resource.disks {
             entry.disks = resource.disks.as_slice().into();
         }
-        entry.state = State::Adding {
+        let adding = State::Adding {
             command: id,
             pid: command.process.pid,
             token,
             shared,
         };
+        entry.enter(adding, now);
         let target = Target {
             lockspace: key.lockspace,
             resource: key.resource,
@@ -357,6 +374,7 @@ impl Resources {
         lvb: Option<&[u8]>,
     ) {
         let unsafe_lvb = self.settings.unsafe_lvb;
+        let now = self.now.boottime;
         let Some(entry) = self.table.get_mut(resource) else {
             return;
         };
@@ -367,12 +385,13 @@ impl Resources {
             bytes: lvb.map_or_else(|| vec![0; held.geometry.sector_bytes()].into(), Into::into),
             set: false,
         });
-        entry.state = State::Held(Lease {
+        let lease = Lease {
             held,
             tokens: vec![token],
             converting: false,
             left_by: None,
-        });
+        };
+        entry.enter(State::Held(lease), now);
         self.moved.insert(resource);
     }
 

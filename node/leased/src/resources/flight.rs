@@ -54,7 +54,7 @@ pub(super) struct Op {
     pub(super) purpose: Purpose,
     pub(super) lockspace: LockspaceName,
     disks: Arc<[Disk]>,
-    started: Monotonic,
+    pub(super) started: Monotonic,
     /// Its result has been passed on.
     answered: bool,
     due: Option<Monotonic>,

@@ -30,6 +30,7 @@ mod line;
 mod lvb;
 mod metrics;
 mod release;
+mod report;
 mod request;
 mod spaces;
 mod table;

@@ -219,10 +219,8 @@ impl Resources {
             return;
         };
         if let State::Held(lease) = &entry.state {
-            entry.state = State::Orphan {
-                held: lease.held,
-                pid,
-            };
+            let held = lease.held;
+            entry.enter(State::Orphan { held, pid }, self.now.boottime);
             if let Some(space) = self.spaces.get_mut(&entry.key.lockspace) {
                 space.orphans += 1;
             }
@@ -263,13 +261,14 @@ impl Resources {
         if orphan {
             space.orphans = space.orphans.saturating_sub(1);
         }
-        entry.state = State::Removing(Box::new(Removing {
+        let removing = Removing {
             held,
             pid,
             waiting,
             rename,
             step: RemovingStep::Draining { patience },
-        }));
+        };
+        entry.enter(State::Removing(Box::new(removing)), now);
         if entry.draining > 0 {
             self.timers.insert((patience, Timer::Removing(resource)));
         } else {

@@ -117,6 +117,8 @@ pub(super) struct Entry {
     /// For how many hosts the lease was when last held.
     pub(super) num_hosts: Option<u32>,
     pub(super) state: State,
+    /// When it got into this state.
+    pub(super) since: Monotonic,
     pub(super) lvb: Option<Lvb>,
     /// Times it was acquired again after a release.
     pub(super) reused: u32,
@@ -155,6 +157,13 @@ pub(super) struct Space {
     pub(super) holders: BTreeMap<ClientId, (i32, u32)>,
     /// Operations under way.
     pub(super) ops: BTreeSet<OpId>,
+}
+
+impl Entry {
+    pub(super) fn enter(&mut self, state: State, now: Monotonic) {
+        self.state = state;
+        self.since = now;
+    }
 }
 
 impl Space {
@@ -225,6 +234,7 @@ impl Table {
                 lver: 0,
                 num_hosts: None,
                 state: State::Free,
+                since: Monotonic::default(),
                 lvb: None,
                 reused: 0,
                 draining: 0,

@@ -1,5 +1,6 @@
 //! What others may see: `INQUIRE`, `STATUS`, numbers, and who waits for whom.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use disk_format::{Generation, Geometry, HostId, LockspaceName, ResourceName};
@@ -67,6 +68,8 @@ pub struct ResourceStatus {
     pub client: Option<ClientId>,
     /// What the process must not be sent.
     pub restricted: RestrictFlags,
+    /// When it got into this state, on the boot-time clock.
+    pub since: Monotonic,
     /// Times it was acquired again after a release.
     pub reused: u32,
     /// Number of the resource.
@@ -151,6 +154,8 @@ pub enum WaitFor {
         /// On the boot-time clock.
         until: Monotonic,
     },
+    /// Its reads and writes, and the pauses between its ballots.
+    Storage,
     /// A process of this host, and whoever is earlier in line.
     Process {
         /// The holder, if it is one process.
@@ -171,6 +176,8 @@ pub struct Wait {
     pub lockspace: LockspaceName,
     /// For what.
     pub resource: ResourceName,
+    /// Since when, on the boot-time clock.
+    pub since: Monotonic,
     /// For whom.
     pub wait_for: WaitFor,
 }
@@ -235,7 +242,8 @@ impl Resources {
                 }
             }
         }
-        all.sort_by_key(|one| (one.list, one.res_id));
+        // The newest first, as in the original.
+        all.sort_by_key(|one| (one.list, Reverse(one.token_id), Reverse(one.res_id)));
         all
     }
 
@@ -316,7 +324,7 @@ impl Resources {
             else {
                 return None;
             };
-            let waiting = op.core.waiting()?;
+            let waiting = op.core.waiting();
             let process = self.commands.get(&command)?.process;
             let key = self.table.get(resource)?.key;
             Some(Wait {
@@ -324,22 +332,27 @@ impl Resources {
                 pid: process.pid,
                 lockspace: key.lockspace,
                 resource: key.resource,
-                wait_for: WaitFor::Host {
-                    host_id: waiting.owner,
-                    generation: waiting.generation,
-                    until: waiting.until,
+                since: op.started,
+                wait_for: match waiting {
+                    Some(waiting) => WaitFor::Host {
+                        host_id: waiting.owner,
+                        generation: waiting.generation,
+                        until: waiting.until,
+                    },
+                    None => WaitFor::Storage,
                 },
             })
         });
         let lines = self.table.iter().flat_map(|(_, entry)| {
             entry.line.iter().filter_map(|id| {
                 let command = self.commands.get(id)?;
-                let (_, patience) = command.in_line?;
+                let (since, patience) = command.in_line?;
                 Some(Wait {
                     client: command.process.client,
                     pid: command.process.pid,
                     lockspace: entry.key.lockspace,
                     resource: entry.key.resource,
+                    since,
                     wait_for: WaitFor::Process {
                         pid: holder(entry),
                         until: patience.until,
@@ -383,6 +396,7 @@ fn status(
         pid,
         client: share.map(|share| share.client),
         restricted: share.map_or(RestrictFlags::NONE, |share| share.restricted),
+        since: entry.since,
         reused: entry.reused,
         res_id,
         token_id: share.map_or(0, |share| share.id.0),

@@ -100,7 +100,7 @@ fn an_orphan_is_only_for_those_who_ask_for_it_in_its_mode() {
     a.init(2);
     a.acquire(1, &["R1:P", "R2:SH:P"]);
     a.gone(1);
-    assert_eq!(a.lists(), ["orphan R1 1001", "orphan R2 1001"]);
+    assert_eq!(a.lists(), ["orphan R2 1001", "orphan R1 1001"]);
     a.ios();
     let orphan = AcquireFlags::ORPHAN;
     for (name, flags) in [
@@ -117,7 +117,7 @@ fn an_orphan_is_only_for_those_who_ask_for_it_in_its_mode() {
     let adopted = a.acquire_with(3, &["R2:SH"], AcquireFlags::ORPHAN_ONLY);
     assert_eq!(a.code(adopted), Code::OK);
     assert_eq!(a.ios(), 0);
-    assert_eq!(a.lists(), ["held R1 1002", "held R2 1003"]);
+    assert_eq!(a.lists(), ["held R2 1003", "held R1 1002"]);
     let back = a.release(2, &["R1"]);
     assert_eq!(a.code(back), Code::OK);
     assert_eq!(a.leader(1).timestamp, 0);
