@@ -74,6 +74,8 @@ pub struct Waiting {
 pub(super) struct Reading {
     pub(super) leader: Leader,
     pub(super) max_mbal: Result<u64, Code>,
+    /// Our own block, left from earlier.
+    pub(super) own: Dblock,
 }
 
 /// Our ballot for one version.
@@ -161,6 +163,8 @@ pub struct Acquire {
     pub(super) hosts: Hosts,
     pub(super) max_mbal: u64,
     pub(super) ballot: Option<Ballot>,
+    /// Our own block as the first reading found it.
+    pub(super) left: Dblock,
     /// Our own block as last written or tried to be written.
     pub(super) dblock: Option<Dblock>,
     /// Version for which a value of ours may be on disk.
@@ -217,6 +221,7 @@ impl Acquire {
             hosts: Hosts { num: max, max },
             max_mbal: 0,
             ballot: None,
+            left: Dblock::default(),
             dblock: None,
             proposed: None,
             contended: None,

@@ -43,11 +43,15 @@ impl Acquire {
         self.phase1();
     }
 
-    /// Step F.
+    /// Step F. A value accepted earlier for this version stays: another host
+    /// may have seen it, or a write given up long ago have hidden that it was
+    /// committed. (The original forgets its own.)
     fn phase1(&mut self) {
+        let before = self.dblock.unwrap_or(self.left);
         let Some(ballot) = &mut self.ballot else {
             return;
         };
+        let kept = Some(before).filter(|before| before.lver == ballot.lver && before.bal != 0);
         ballot.abort = None;
         ballot.accepted = None;
         ballot.value = None;
@@ -55,7 +59,7 @@ impl Acquire {
         let dblock = Dblock {
             mbal: ballot.mbal,
             lver: ballot.lver,
-            ..Dblock::default()
+            ..kept.unwrap_or_default()
         };
         self.stage = Stage::Ballot;
         self.write_own(Purpose::Phase1Write, &dblock);
@@ -74,16 +78,32 @@ impl Acquire {
         let value = ballot.accepted.map_or(value, |(_, accepted)| accepted);
         ballot.value = Some(value);
         self.proposed = Some(ballot.lver);
+        let (lver, ours) = (ballot.lver, self.is_us(&value));
+        let flags = if ours && self.is_used_up(lver) {
+            Dblock::RELEASED
+        } else {
+            0
+        };
+        let Some(ballot) = &self.ballot else {
+            return;
+        };
         let dblock = Dblock {
             mbal: ballot.mbal,
             bal: ballot.mbal,
             inp: value.owner_id,
             inp2: value.generation,
             inp3: value.timestamp,
-            lver: ballot.lver,
-            ..Dblock::default()
+            lver,
+            flags,
+            checksum: 0,
         };
         self.write_own(Purpose::Phase2Write, &dblock);
+    }
+
+    /// Whether we have owned this version before, and given it up. Deciding it
+    /// again gives it to us again; then it is only a step to the next one.
+    fn is_used_up(&self, lver: u64) -> bool {
+        self.left.lver == lver && self.left.is_released()
     }
 
     fn write_own(&mut self, purpose: Purpose, dblock: &Dblock) {
@@ -92,7 +112,7 @@ impl Acquire {
         assert!(
             dblock.lver > before.lver
                 || dblock.mbal > before.mbal
-                || (dblock.mbal == before.mbal && before.bal == 0),
+                || (dblock.mbal == before.mbal && before.bal < before.mbal),
             "a ballot number stands for one value"
         );
         assert!(
@@ -230,7 +250,10 @@ impl Acquire {
                 self.leader = Some(leader);
                 return self.held_elsewhere(Code::ACQUIRE_OWNED);
             }
-            if leader.owner_generation == self.us.generation.0 && leader.timestamp != 0 {
+            if leader.owner_generation == self.us.generation.0
+                && leader.timestamp != 0
+                && !self.is_used_up(leader.lver)
+            {
                 // Somebody committed us; until the end of this acquire the
                 // way back leads through our mark.
                 self.proposed = Some(leader.lver);
@@ -328,10 +351,11 @@ impl Acquire {
             return self.fail(Code::ERROR);
         };
         self.leader = Some(leader);
-        if self.is_us(&value) {
+        if self.is_us(&value) && !self.is_used_up(leader.lver) {
             self.owned(leader);
         } else if value.owner_id == u64::from(self.us.host_id.get()) {
-            // An earlier life of ours: decided, and free for the taking.
+            // An earlier life of ours, or an earlier hold: decided, and free
+            // for the taking.
             self.proposed = None;
             self.look();
         } else {

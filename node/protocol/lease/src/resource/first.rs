@@ -1,7 +1,7 @@
 //! The first reading of an acquire, and what it decides (spec §4.2, steps A
 //! and B).
 
-use disk_format::{Geometry, Leader, paxos};
+use disk_format::{Dblock, Geometry, Leader, paxos};
 
 use crate::code::Code;
 use crate::resource::acquire::{Acquire, Reading, Stage};
@@ -40,6 +40,10 @@ impl Acquire {
             Reading {
                 leader,
                 max_mbal: scan::max_mbal(arrived.bytes, self.geometry, num_hosts.unwrap_or(0)),
+                own: paxos::Area::new(arrived.bytes, self.geometry)
+                    .host(self.us.host_id)
+                    .map(|(dblock, _)| dblock)
+                    .unwrap_or_default(),
             }
         });
         match reading {
@@ -81,8 +85,12 @@ impl Acquire {
             return Ok(());
         }
         self.max_mbal = 0;
+        self.left = Dblock::default();
         for reading in self.readings.iter().flatten() {
             self.max_mbal = self.max_mbal.max(reading.max_mbal?);
+            if reading.own.mbal > self.left.mbal {
+                self.left = reading.own;
+            }
         }
         if self.options.lver.is_some_and(|lver| lver != leader.lver) {
             return Err(Code::ACQUIRE_LVER);

@@ -57,6 +57,8 @@ pub(super) struct Freed {
 enum Step {
     Lvb,
     OwnAndRead,
+    /// Our mark took long, or is in doubt: what was read beside it is old.
+    ReadAgain,
     Write(Leader),
 }
 
@@ -70,7 +72,13 @@ pub(super) struct Freeing {
     leaders: [Option<Leader>; DISKS_MAX as usize],
     /// Why a leader read is not to be believed.
     refused: Option<Code>,
+    /// When writing the mark and reading began.
+    began: Monotonic,
 }
+
+/// A leader read this long before it is written is read again: another host may
+/// have written it since.
+const OLD_MS: u64 = 500;
 
 impl Freeing {
     /// Begins; the rounds' ends are to be handed to [`Self::on_round`].
@@ -82,6 +90,7 @@ impl Freeing {
             read: None,
             leaders: [None; DISKS_MAX as usize],
             refused: None,
+            began: desk.now.boottime,
         };
         match this.plan.lvb.clone() {
             Some(lvb) => desk.write(
@@ -98,6 +107,7 @@ impl Freeing {
 
     fn own_and_read(&mut self, us: &Us, desk: &mut Desk) {
         self.step = Step::OwnAndRead;
+        self.began = desk.now.boottime;
         let sector = self.plan.geometry.sector_size();
         if let Some((dblock, mode)) = &self.plan.own {
             desk.write(
@@ -159,6 +169,17 @@ impl Freeing {
                 if desk.is_under_way(Purpose::FreeOwn) || desk.is_under_way(Purpose::FreeRead) {
                     return None;
                 }
+                let late = desk.now.boottime.ms_since(self.began) > OLD_MS;
+                let doubtful = self.own_result().is_err();
+                let read = self.read.is_some_and(|tally| tally.majority().is_ok());
+                if read && (late || (doubtful && !self.plan.own_first)) {
+                    self.read_again(desk);
+                    return None;
+                }
+                self.decide(us, target, desk)
+            }
+            (Step::ReadAgain, Purpose::FreeRead) => {
+                self.read = Some(tally);
                 self.decide(us, target, desk)
             }
             (Step::Write(leader), Purpose::FreeWrite) => match tally.majority() {
@@ -167,6 +188,14 @@ impl Freeing {
             },
             _ => None,
         }
+    }
+
+    fn read_again(&mut self, desk: &mut Desk) {
+        self.step = Step::ReadAgain;
+        self.leaders = Default::default();
+        self.refused = None;
+        let sector = self.plan.geometry.sector_size();
+        desk.read(Purpose::FreeRead, Scope::AllDisks, 0, sector);
     }
 
     fn decide(&mut self, us: &Us, target: &Target, desk: &mut Desk) -> Option<Freed> {
