@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 pub mod area;
+pub mod cli;
 pub mod daemon;
 mod joining;
 mod journal;

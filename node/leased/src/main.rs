@@ -23,6 +23,9 @@ fn main() -> ExitCode {
         .with_ansi(false)
         .with_target(false)
         .init();
+    if std::path::Path::new(&name).file_name() == Some("sanlock".as_ref()) {
+        return leased::cli::main(std::env::args_os().skip(1));
+    }
     let options = match Command::parse(std::env::args_os().skip(1)) {
         Ok(Command::Run(options)) => options,
         Ok(Command::Help) => {
