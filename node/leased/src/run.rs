@@ -1,12 +1,12 @@
-//! The daemon: puts its threads together and takes them apart.
+//! `leased run`: one configured lockspace, kept until SIGTERM.
 //!
-//! | thread  | priority | waits for                                   |
-//! |---------|----------|---------------------------------------------|
-//! | main    | ordinary | signals, status clients                     |
-//! | lease   | real-time| its deadline, workers, helper               |
-//! | disk-1,2| real-time| the device                                  |
-//! | helper  | ordinary | opening the device, the watchdog's answers  |
-//! | journal | ordinary | whoever reads the log                       |
+//! | thread  | priority | waits for                                       |
+//! |---------|----------|-------------------------------------------------|
+//! | main    | ordinary | signals, status clients, the keeper's events    |
+//! | keeper  | real-time| deadlines, completions, main                    |
+//! | join    | ordinary | while joining: device, the watchdog's answers   |
+//! | buffers | ordinary | the keeper, when it is short of buffers         |
+//! | journal | ordinary | whoever reads the log                           |
 
 use std::env;
 use std::ffi::OsString;
@@ -15,24 +15,22 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread;
 
 use control::status::LockspaceReport;
-use linux::disk::worker::Signal;
-use linux::process::Signals;
-use rustix::event::{EventfdFlags, eventfd};
+use lease::code::Code;
+use lease::hosts::{Hosts, Names, Viewpoint};
+use lease::timings;
+use linux::process::{Notice, Signals};
+use linux::ring::Backend;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::joining::{Helper, PRIORITY};
-use crate::member::{End, Member, lease_for, now};
+use crate::keeper::{Event, Join, Keeper, RequestSize, Settings, SpaceId, now};
 use crate::options::Options;
-use crate::server::{Server, Woken};
-use crate::shared::Shared;
-use crate::{journal, report};
+use crate::report::report;
+use crate::status_socket::StatusSocket;
 
-/// The core and its effects live on the heap or are small.
-const STACK_BYTES: usize = 128 * 1024;
+/// The only lockspace there is.
+const SPACE: SpaceId = SpaceId(1);
 
 /// Why the daemon did not start or had to give up.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +51,7 @@ pub enum RunError {
 pub fn run(options: Options) -> Result<ExitCode, RunError> {
     // Before the first thread: all of them must leave the signals alone.
     let signals = Signals::open().map_err(|error| RunError::Kernel("signals", error))?;
-    let mut server = Server::bind(&options.socket)
+    let status = StatusSocket::bind(&options.socket)
         .map_err(|error| RunError::Socket(options.socket.display().to_string(), error))?;
     if options.realtime
         && let Err(error) = linux::realtime::lock_memory()
@@ -62,73 +60,137 @@ pub fn run(options: Options) -> Result<ExitCode, RunError> {
             "memory is not locked, a renewal may wait for the swap device: {error}; run as root or give --no-realtime"
         );
     }
-    let options = Arc::new(options);
-    let lease = lease_for(&options);
-    let shared = Arc::new(Shared::new(&lease));
-    journal::start(Arc::clone(&options), Arc::clone(&shared))
-        .map_err(|error| RunError::Kernel("journal thread", error))?;
-    let signal = Arc::new(Signal::default());
-    let helper = Helper::start(Arc::clone(&options), Arc::clone(&signal))
-        .map_err(|error| RunError::Kernel("helper thread", error))?;
-    let ended = Arc::new(
-        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|error| RunError::Kernel("eventfd", error.into()))?,
-    );
-    let member = Member::new(
-        Arc::clone(&options),
-        Arc::clone(&shared),
-        Arc::clone(&signal),
-        helper,
-        lease,
-    );
-    let thread = {
-        let ended = Arc::clone(&ended);
-        let realtime = options.realtime;
-        let body = move || {
-            if realtime && let Err(error) = linux::realtime::round_robin(PRIORITY) {
-                tracing::warn!(
-                    "no real-time priority, a renewal may be late on a busy machine: {error}; run as root or give --no-realtime"
-                );
-            }
-            let end = member.run();
-            // A full counter is readable, too.
-            rustix::io::write(&ended, &1u64.to_ne_bytes()).ok();
-            end
-        };
-        thread::Builder::new()
-            .name("lease".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(body)
-            .map_err(|error| RunError::Kernel("lease thread", error))?
+    let mut keeper = Keeper::start(Settings {
+        realtime: options.realtime,
+        backend: Backend::Auto,
+        request_size: RequestSize::Kib(1024),
+    })
+    .map_err(|error| RunError::Kernel("keeper", error))?;
+    let join = Join {
+        id: SPACE,
+        name: options.lockspace,
+        host_id: options.host_id,
+        host_name: options.host_name,
+        path: options.path,
+        offset: options.offset,
+        io_timeout_s: options.io_timeout_s,
+        fire_timeout_s: options.fire_timeout_s,
+        watchdog: options.watchdog_socket,
+        persistent: true,
     };
+    keeper.join(join.clone());
     notify_ready();
     tracing::info!(
-        lockspace = options.lockspace.to_string(),
-        host_id = options.host_id.get(),
+        lockspace = join.name.to_string(),
+        host_id = join.host_id.get(),
         "joining {}",
-        options.path.display()
+        join.path.display()
     );
-
-    let status = || -> LockspaceReport {
-        let snapshot = shared.snapshot();
-        report::report(&options, &snapshot, now().boottime)
-    };
-    let mut serve = || {
-        server
-            .serve(&signals, &ended, &status)
-            .map_err(|error| RunError::Kernel("poll", error))
-    };
-    while serve()? == Woken::Asked {
-        // Status is answered all through the release.
-        shared.release.store(true, Ordering::Relaxed);
-        signal.raise();
+    let code = Running {
+        join,
+        keeper: &mut keeper,
+        hosts: None,
+        status,
+        signals,
     }
-    let end = thread.join().unwrap_or(End::Lost);
-    journal::drain(&options, &shared);
-    Ok(match end {
-        End::Released => ExitCode::SUCCESS,
-        End::Lost => ExitCode::FAILURE,
+    .serve()
+    .map_err(|error| RunError::Kernel("poll", error))?;
+    // What is left to say in the log is said.
+    keeper.end();
+    Ok(if code == Code::OK {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
+}
+
+struct Running<'a> {
+    join: Join,
+    keeper: &'a mut Keeper,
+    hosts: Option<Hosts>,
+    status: StatusSocket,
+    signals: Signals,
+}
+
+impl Running<'_> {
+    /// Serves until the lockspace is left; tells how.
+    fn serve(mut self) -> io::Result<Code> {
+        loop {
+            while let Ok(notice) = self.signals.receive() {
+                if matches!(notice, Notice::Terminate | Notice::CtrlAltDel) {
+                    // Status is answered all through the release.
+                    self.keeper.leave(SPACE);
+                }
+            }
+            while let Some((_, event)) = self.keeper.next_event() {
+                if let Some(code) = self.take(event) {
+                    return Ok(code);
+                }
+            }
+            let (join, keeper, hosts) = (&self.join, &*self.keeper, self.hosts.as_ref());
+            let report = || -> Vec<LockspaceReport> {
+                let space = keeper.status(SPACE);
+                let now = now().boottime;
+                let report = |space| report(join, &space, hosts, now);
+                space.map(report).into_iter().collect()
+            };
+            self.status.serve(&report);
+            self.wait()?;
+        }
+    }
+
+    fn take(&mut self, event: Event) -> Option<Code> {
+        match event {
+            Event::Area {
+                geometry,
+                part,
+                buffer,
+                asked,
+                read_at,
+            } => {
+                let view = Viewpoint {
+                    lockspace: self.join.name,
+                    geometry,
+                    host_id: self.join.host_id,
+                    io_timeout_s: self.join.io_timeout_s,
+                    fire_timeout_s: self.join.fire_timeout_s,
+                    bitmap_s: timings::failing_s(self.join.io_timeout_s),
+                };
+                let hosts = self
+                    .hosts
+                    .get_or_insert_with(|| Hosts::new(view, &Names::default()));
+                hosts.observe(asked, read_at.boottime, part, &buffer);
+                self.keeper.recycle(buffer);
+                None
+            }
+            Event::Left { code } | Event::JoinFailed { code, .. } => Some(code),
+            // The keeper logs these, and the status shows them.
+            Event::Joined { .. }
+            | Event::Renewed(_)
+            | Event::RenewalFailed { .. }
+            | Event::Failing
+            | Event::Lost { .. } => None,
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        let timeout = self.status.deadline().map(|at| {
+            let left_ms = at.ms_since(now().boottime) + 1;
+            Timespec {
+                tv_sec: i64::try_from(left_ms / 1000).unwrap_or(i64::MAX),
+                tv_nsec: i64::try_from(left_ms % 1000 * 1_000_000).unwrap_or(0),
+            }
+        });
+        let mut fds = [
+            PollFd::new(&self.signals, PollFlags::IN),
+            PollFd::new(&*self.keeper, PollFlags::IN),
+            PollFd::new(&self.status, PollFlags::IN),
+        ];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 /// Tells the supervisor, as systemd's protocol has it, that we are up:

@@ -1,12 +1,10 @@
 //! Block devices and files used as such: direct, synchronous I/O.
 //!
 //! What it is: opening with an error an operator can act on, sizes, aligned
-//! buffers, whole-sector reads and writes, and [`worker`] threads that take
-//! the risk of a device that never answers. What it is not: no idea of what
-//! the sectors mean.
+//! buffers, whole-sector reads and writes that wait; [`crate::ring`] has those
+//! that do not. What it is not: no idea of what the sectors mean.
 
 mod buffer;
-pub mod worker;
 
 use std::fs;
 use std::io;

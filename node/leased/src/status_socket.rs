@@ -1,52 +1,55 @@
-//! The status socket and the signals, in one loop that waits for neither
-//! clients nor the lease.
+//! The status socket: answers what `nodectl` and the supervisor ask, and waits
+//! for neither.
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use control::request::{LeasedReply, LeasedRequest};
 use control::status::LockspaceReport;
-use linux::process::{Notice, Signals};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use lease::Monotonic;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+
+use crate::keeper::now;
 
 /// Connections at once; when one more comes, the longest silent goes.
 const CLIENTS_MAX: usize = 16;
 /// A request is a few dozen bytes; a longer line ends the connection.
 const LINE_BYTES_MAX: usize = 4096;
 /// A client that is silent, or does not read, for so long is let go.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// What ended the loop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Woken {
-    /// SIGTERM or SIGINT.
-    Asked,
-    /// The other thread has ended.
-    Ended,
-}
+const SILENCE_MAX_S: u64 = 30;
 
 #[derive(Debug)]
 struct Client {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
-    heard: Instant,
+    /// Waited for until it takes more, rather than until it says more.
+    is_full: bool,
+    heard: Monotonic,
 }
 
+/// The socket and its connections. Each carries requests, one JSON document a
+/// line, and their answers.
 #[derive(Debug)]
-pub(crate) struct Server {
+pub struct StatusSocket {
+    epoll: OwnedFd,
     listener: UnixListener,
     clients: Vec<Client>,
 }
 
-impl Server {
+/// The lockspaces at this moment.
+pub type Status<'a> = &'a dyn Fn() -> Vec<LockspaceReport>;
+
+impl StatusSocket {
     /// Listens at `path`, mode 0600; takes the place of a socket nobody serves.
-    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When another process serves it, or the kernel refuses.
+    pub fn bind(path: &Path) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
@@ -63,63 +66,33 @@ impl Server {
         let listener = UnixListener::bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         listener.set_nonblocking(true)?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &listener, EventData::new_u64(0), EventFlags::IN)?;
         Ok(Self {
+            epoll,
             listener,
             clients: Vec::new(),
         })
     }
 
-    /// Serves until a signal asks for the end, or `ended` becomes readable.
-    pub(crate) fn serve(
-        &mut self,
-        signals: &Signals,
-        ended: &impl AsFd,
-        status: &dyn Fn() -> LockspaceReport,
-    ) -> io::Result<Woken> {
-        loop {
-            let ready = self.wait(signals, ended)?;
-            if ready.first().is_some_and(|&ready| ready) {
-                while let Ok(notice) = signals.receive() {
-                    if matches!(notice, Notice::Terminate | Notice::CtrlAltDel) {
-                        return Ok(Woken::Asked);
-                    }
-                }
-            }
-            if ready.get(1).is_some_and(|&ready| ready) {
-                return Ok(Woken::Ended);
-            }
-            self.accept();
-            self.clients.retain_mut(|client| {
-                client.converse(status) && client.heard.elapsed() < SILENCE_MAX
-            });
-        }
+    /// Answers whoever asks; to be called when the descriptor is readable, and
+    /// at [`Self::deadline`].
+    pub fn serve(&mut self, status: Status<'_>) {
+        self.accept();
+        let now = now().boottime;
+        let epoll = &self.epoll;
+        self.clients.retain_mut(|client| {
+            client.converse(status)
+                && now < client.heard.plus_s(SILENCE_MAX_S)
+                && client.wait(epoll)
+        });
     }
 
-    /// Which of signals, end, listener and clients have something to say.
-    fn wait(&self, signals: &Signals, ended: &impl AsFd) -> io::Result<Vec<bool>> {
-        let mut fds = vec![
-            PollFd::new(signals, PollFlags::IN),
-            PollFd::new(ended, PollFlags::IN),
-            PollFd::new(&self.listener, PollFlags::IN),
-        ];
-        fds.extend(self.clients.iter().map(|client| {
-            let wanted = if client.output.is_empty() {
-                PollFlags::IN
-            } else {
-                PollFlags::OUT
-            };
-            PollFd::new(&client.stream, wanted)
-        }));
-        // Bounded, so that silent clients are let go.
-        let timeout = Timespec {
-            tv_sec: 5,
-            tv_nsec: 0,
-        };
-        match rustix::event::poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(fds.iter().map(|fd| !fd.revents().is_empty()).collect())
+    /// When the longest silent client is let go.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Monotonic> {
+        let silent = self.clients.iter().map(|client| client.heard).min()?;
+        Some(silent.plus_s(SILENCE_MAX_S))
     }
 
     fn accept(&mut self) {
@@ -133,19 +106,45 @@ impl Server {
             {
                 self.clients.remove(silent);
             }
+            if epoll::add(&self.epoll, &stream, EventData::new_u64(1), EventFlags::IN).is_err() {
+                continue;
+            }
             self.clients.push(Client {
                 stream,
                 input: Vec::new(),
                 output: Vec::new(),
-                heard: Instant::now(),
+                is_full: false,
+                heard: now().boottime,
             });
         }
     }
 }
 
+impl AsFd for StatusSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
 impl Client {
+    /// Has the next thing waited for; `false` ends the connection. A closed
+    /// one leaves the set by itself.
+    fn wait(&mut self, epoll: &OwnedFd) -> bool {
+        let is_full = !self.output.is_empty();
+        if is_full == self.is_full {
+            return true;
+        }
+        self.is_full = is_full;
+        let wanted = if is_full {
+            EventFlags::OUT
+        } else {
+            EventFlags::IN
+        };
+        epoll::modify(epoll, &self.stream, EventData::new_u64(1), wanted).is_ok()
+    }
+
     /// Moves what can be moved; `false` ends the connection.
-    fn converse(&mut self, status: &dyn Fn() -> LockspaceReport) -> bool {
+    fn converse(&mut self, status: Status<'_>) -> bool {
         loop {
             if !self.flush() {
                 return false;
@@ -163,7 +162,7 @@ impl Client {
             match self.stream.read(&mut bytes) {
                 Ok(0) => return false,
                 Ok(count) => {
-                    self.heard = Instant::now();
+                    self.heard = now().boottime;
                     self.input.extend_from_slice(&bytes[..count]);
                     if self.input.len() > LINE_BYTES_MAX {
                         return false;
@@ -184,7 +183,7 @@ impl Client {
             match self.stream.write(&self.output) {
                 Ok(0) => return false,
                 Ok(count) => {
-                    self.heard = Instant::now();
+                    self.heard = now().boottime;
                     self.output.drain(..count);
                 }
                 Err(error) => {
@@ -199,10 +198,10 @@ impl Client {
     }
 }
 
-fn answer(line: &[u8], status: &dyn Fn() -> LockspaceReport) -> Vec<u8> {
+fn answer(line: &[u8], status: Status<'_>) -> Vec<u8> {
     let reply = match serde_json::from_slice(line) {
         Ok(LeasedRequest::Status) => LeasedReply::Status {
-            lockspaces: vec![status()],
+            lockspaces: status(),
         },
         Err(error) => LeasedReply::Error {
             message: format!("request: {error}; send {{\"request\":\"status\"}}"),
