@@ -19,6 +19,7 @@ mod actions;
 mod arguments;
 mod client;
 mod connection;
+mod direct;
 mod numbers;
 mod settings;
 mod stream;
@@ -89,7 +90,9 @@ fn action(kind: Kind, words: &[Vec<u8>], out: &mut dyn Write) -> ExitCode {
     };
     let result = match kind {
         Kind::Client => client::run(name, &arguments, out),
-        Kind::Direct | Kind::Daemon => unsupported(name, out),
+        Kind::Direct => direct::run(name, &arguments, out),
+        // Has no actions.
+        Kind::Daemon => client::EINVAL,
     };
     exit(result)
 }
@@ -103,11 +106,6 @@ fn exit(result: i32) -> ExitCode {
     }
 }
 
-fn unsupported(name: &str, out: &mut dyn Write) -> i32 {
-    line(out, format!("direct action \"{name}\" is unknown"));
-    1
-}
-
 fn daemon(words: &[Vec<u8>], out: &mut dyn Write) -> ExitCode {
     let Some(arguments) = Arguments::parse(Kind::Daemon, "", words, out) else {
         return ExitCode::FAILURE;
@@ -116,7 +114,7 @@ fn daemon(words: &[Vec<u8>], out: &mut dyn Write) -> ExitCode {
     match crate::daemon::run(options) {
         Ok(code) => code,
         Err(error) => {
-            tracing::error!("{error}");
+            drop(writeln!(io::stderr(), "sanlock daemon: {error}"));
             ExitCode::FAILURE
         }
     }

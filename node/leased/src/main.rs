@@ -18,12 +18,20 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
-    tracing_subscriber::fmt()
-        .with_writer(|| Log)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
-    if std::path::Path::new(&name).file_name() == Some("sanlock".as_ref()) {
+    let sanlock = std::path::Path::new(&name).file_name() == Some("sanlock".as_ref());
+    // The daemon has a log of its own.
+    if !(sanlock
+        && std::env::args_os()
+            .nth(1)
+            .is_some_and(|word| word == "daemon"))
+    {
+        tracing_subscriber::fmt()
+            .with_writer(|| Log)
+            .with_ansi(false)
+            .with_target(false)
+            .init();
+    }
+    if sanlock {
         return leased::cli::main(std::env::args_os().skip(1));
     }
     let options = match Command::parse(std::env::args_os().skip(1)) {

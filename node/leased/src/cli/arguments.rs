@@ -44,7 +44,7 @@ impl Kind {
     pub(super) fn action(self, word: &[u8]) -> Option<&'static str> {
         let actions = match self {
             Self::Client => super::client::ACTIONS,
-            Self::Direct => DIRECT_ACTIONS,
+            Self::Direct => &super::direct::ACTIONS,
             Self::Daemon => &[],
         };
         actions
@@ -53,24 +53,6 @@ impl Kind {
             .find(|action| action.as_bytes() == word)
     }
 }
-
-/// Actions of `sanlock direct`.
-const DIRECT_ACTIONS: &[&str] = &[
-    "init",
-    "read_leader",
-    "write_leader",
-    "dump",
-    "next_free",
-    "acquire",
-    "release",
-    "acquire_id",
-    "renew_id",
-    "release_id",
-    "format",
-    "lookup",
-    "update",
-    "rebuild",
-];
 
 /// The options of a command line.
 #[derive(Debug, Default)]

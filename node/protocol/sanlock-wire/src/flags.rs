@@ -72,6 +72,9 @@ flags! {
         ORPHAN_ONLY = 0x4;
         /// Do not wait for an owner that may be dead.
         OWNER_NOWAIT = 0x8;
+        /// Wait in line while another host holds the lease, for as long as the
+        /// client lives; the original ignores it.
+        WAIT = 0x1000_0000;
     }
     /// Flags of `CONVERT`.
     ConvertFlags {

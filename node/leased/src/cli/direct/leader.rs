@@ -141,6 +141,16 @@ impl Subject {
         }
     }
 
+    /// What lies where a lockspace should begin.
+    fn probe(&self) -> Option<Leader> {
+        let Self::Host(lockspace) = self else {
+            return None;
+        };
+        let device = Device::open_lockspace(&lockspace.disk, Access::Read).ok()?;
+        let start = device.read(lockspace.disk.offset, delta::PROBE_BYTES);
+        delta::leader(&start.ok()?)
+    }
+
     fn verify(&self, leader: &Leader) -> Result<(), Code> {
         match self {
             Self::Host(lockspace) => verify_host(leader, lockspace),
@@ -159,7 +169,7 @@ pub(super) fn read(arguments: &Arguments, out: &mut dyn Write) -> io::Result<Cod
     let subject = Subject::new(arguments);
     let (code, leader) = match subject.spot(Access::Read).and_then(|spot| spot.read()) {
         Ok((leader, _)) => (subject.verify(&leader).err().unwrap_or(Code::OK), leader),
-        Err(code) => (code, empty()),
+        Err(code) => (code, subject.probe().unwrap_or(empty())),
     };
     done(out, "read_leader", code)?;
     print(&subject, &leader, out)?;
