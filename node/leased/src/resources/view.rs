@@ -293,6 +293,22 @@ impl Resources {
             .is_some_and(|space| !space.ops.is_empty())
     }
 
+    /// Whether nothing is held, wanted or under way, and nobody is known.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+            && self.flights.is_empty()
+            && self.commands.is_empty()
+            && self.batches.is_empty()
+            && self.clients.is_empty()
+            && self.timers.is_empty()
+            && self.examine.is_empty()
+            && self.requesting.is_empty()
+            && self.table.iter().all(|(_, entry)| {
+                entry.state.is_free() && entry.draining == 0 && entry.line.is_empty()
+            })
+    }
+
     /// Reads and writes without outcome.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -41,7 +41,7 @@ fn without_patience_nobody_overtakes_a_line() {
     a.hold = Some(Asked::is_write);
     a.release(1, &["R1"]);
     let barging = a.acquire(3, &["R1"]);
-    assert_eq!(a.code(barging), Code::EBUSY);
+    assert_eq!(a.code(barging), Code::EAGAIN, "a release runs");
     a.land_all();
     assert_eq!(a.code(waiting), Code::OK);
 }
@@ -76,6 +76,8 @@ fn two_that_want_the_same_two_never_wait_for_each_other() {
     let first = a.acquire_in_line(2, &["R1", "R2"], 100);
     let second = a.acquire_in_line(3, &["R2", "R1"], 100);
     assert_eq!(a.answer(second), None, "R2 is free, but not for the second");
+    let barging = a.acquire(9, &["R2"]);
+    assert_eq!(a.code(barging), Code::EBUSY, "nor for anybody else");
     a.release(1, &["R1"]);
     assert_eq!(a.code(first), Code::OK);
     assert_eq!(a.answer(second), None);

@@ -3,6 +3,7 @@
 mod acquire;
 mod convert;
 mod line;
+mod random;
 mod release;
 mod requests;
 mod rig;

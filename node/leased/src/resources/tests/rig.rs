@@ -50,7 +50,7 @@ impl Storage {
     pub(super) fn read(&self, path: &str, offset: u64, bytes: u32) -> Vec<u8> {
         let size = u64::try_from(self.sector).unwrap();
         let mut all = vec![0; usize::try_from(bytes).unwrap()];
-        assert!(offset % size == 0 && all.len() % self.sector == 0);
+        assert!(offset.is_multiple_of(size) && all.len().is_multiple_of(self.sector));
         let first = offset / size;
         let last = first + u64::from(bytes) / size;
         let range = (path.to_string(), first)..(path.to_string(), last);
@@ -63,7 +63,7 @@ impl Storage {
 
     pub(super) fn write(&mut self, path: &str, offset: u64, content: &[u8]) {
         let size = u64::try_from(self.sector).unwrap();
-        assert!(offset % size == 0 && content.len() <= self.sector);
+        assert!(offset.is_multiple_of(size) && content.len() <= self.sector);
         let mut sector = vec![0; self.sector];
         sector[..content.len()].copy_from_slice(content);
         self.sectors
@@ -185,7 +185,7 @@ impl Node {
             owner_id: number,
             owner_generation: generation,
             timestamp,
-            ..delta::initial(&lockspace(), self.geometry, T.into())
+            ..delta::initial(&lockspace(), self.geometry, T)
         };
         delta::encode_sector(
             &leader.sealed(),
@@ -331,6 +331,31 @@ impl Node {
             self.carry_out(&asked);
             self.run();
         }
+    }
+
+    /// Lets one thing held back happen.
+    pub(super) fn land(&mut self, index: usize) {
+        if let Some(asked) = self.held.remove(index) {
+            self.carry_out(&asked);
+            self.run();
+        }
+    }
+
+    /// Tells of one thing held back that it failed, although it may have
+    /// happened.
+    pub(super) fn fail(&mut self, index: usize, happened: bool) {
+        let Some(asked) = self.held.remove(index) else {
+            return;
+        };
+        if let DiskIo::Write {
+            offset, content, ..
+        } = &asked.io
+            && happened
+        {
+            let mut storage = self.storage.borrow_mut();
+            storage.write(&asked.path, *offset, content.as_slice());
+        }
+        self.input(Input::Io(asked.token, IoOutcome::Failed(5)));
     }
 
     /// Tells of the first thing held back that it failed.
