@@ -307,13 +307,13 @@ impl Acquire {
         });
         self.desk.forget_reads();
         self.stage = match (self.proposed, self.dblock) {
-            (Some(lver), Some(dblock)) => {
+            (Some(_), Some(dblock)) => {
                 let plan = Plan {
                     geometry: self.geometry,
                     lvb: None,
                     own: Some((released(&dblock), self.own_mode())),
                     own_first: false,
-                    leader: LeaderPlan::Version(lver),
+                    leader: LeaderPlan::Ours,
                     rename: None,
                 };
                 Stage::Undoing(Cleanup::start(plan, &self.us, &mut self.desk))

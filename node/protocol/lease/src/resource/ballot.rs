@@ -29,6 +29,10 @@ impl Acquire {
         let (Some(mbal), Some(lver)) = (mbal, leader.lver.checked_add(1)) else {
             return self.fail(Code::DBLOCK_MBAL);
         };
+        // Our own block has been further: a write given up long ago has thrown
+        // the leader back. Block versions never do that, or two hosts could
+        // own what looks like different versions.
+        let lver = lver.max(self.left.lver);
         self.ballot = Some(Ballot {
             lver,
             mbal,
@@ -61,6 +65,15 @@ impl Acquire {
             lver: ballot.lver,
             ..kept.unwrap_or_default()
         };
+        // Where the leader still names us from before, our block may carry the
+        // mark that says we have let go: from here on it does not.
+        let lver = ballot.lver;
+        let named = self.leader.is_some_and(|leader| {
+            leader.timestamp != 0 && leader.owner_id == u64::from(self.us.host_id.get())
+        });
+        if kept.is_some() || named {
+            self.proposed = Some(lver);
+        }
         self.stage = Stage::Ballot;
         self.write_own(Purpose::Phase1Write, &dblock);
     }
@@ -108,7 +121,11 @@ impl Acquire {
 
     fn write_own(&mut self, purpose: Purpose, dblock: &Dblock) {
         let dblock = dblock.sealed();
-        let before = self.dblock.unwrap_or_default();
+        let before = self.dblock.unwrap_or(self.left);
+        assert!(
+            dblock.lver >= before.lver,
+            "our block's version never decreases"
+        );
         assert!(
             dblock.lver > before.lver
                 || dblock.mbal > before.mbal
@@ -287,7 +304,12 @@ impl Acquire {
             lver: ballot.lver,
             owner_id: value.owner_id,
             owner_generation: value.generation,
-            timestamp: value.timestamp,
+            // A version we have given up before is given up again at once.
+            timestamp: if self.is_us(&value) && self.is_used_up(ballot.lver) {
+                0
+            } else {
+                value.timestamp
+            },
             write_id: host,
             write_generation: self.us.generation.0,
             write_timestamp: self.desk.timestamp(),

@@ -186,7 +186,7 @@ impl Down {
 
     fn on_freed(&mut self, freed: Freed) {
         if !freed.code.is_io() {
-            return self.end(freed.code, freed.leader);
+            return self.end(freed.code, freed.leader_of(&self.held.leader));
         }
         let plan = Plan {
             leader: LeaderPlan::Version(self.held.leader.lver),
@@ -196,27 +196,27 @@ impl Down {
         if freed.own_written {
             // Our mark is on disk, the leader is not free yet: until it is,
             // nobody else can come in, which harms no shared holder.
-            self.tell(Code::OK, None);
+            self.tell(Code::OK, self.held.leader);
         }
         // Otherwise the mark may or may not be there, and with it the release:
         // neither "shared" nor "still exclusive" would be true.
     }
 
-    fn tell(&mut self, code: Code, leader: Option<Leader>) {
+    fn tell(&mut self, code: Code, leader: Leader) {
         let held = Held {
             shared: true,
             dblock: released(&self.held.dblock),
-            leader: leader.unwrap_or(self.held.leader),
+            leader,
             ..self.held
         };
         self.result.get_or_insert_with(|| Outcome {
             held: Some(held),
-            seen: leader,
+            seen: Some(leader),
             ..Outcome::new(code)
         });
     }
 
-    fn end(&mut self, code: Code, leader: Option<Leader>) {
+    fn end(&mut self, code: Code, leader: Leader) {
         self.tell(code, leader);
         self.stage = Stage::Done;
     }
@@ -232,7 +232,7 @@ impl Down {
             Stage::Cleaning(cleanup) => {
                 cleanup.on_round(us, target, desk, purpose, tally);
                 if cleanup.is_ended() {
-                    self.end(Code::OK, None);
+                    self.end(Code::OK, self.held.leader);
                 }
             }
             Stage::New | Stage::Done => {}

@@ -41,6 +41,8 @@ pub(super) enum LeaderPlan {
     Expect(Leader),
     /// Free it if it names us as the owner of this version.
     Version(u64),
+    /// Free it if it names us as the owner, in whatever version.
+    Ours,
 }
 
 /// How it ended.
@@ -51,6 +53,16 @@ pub(super) struct Freed {
     pub(super) leader: Option<Leader>,
     /// Whether our own sector surely says what it should.
     pub(super) own_written: bool,
+}
+
+impl Freed {
+    /// The leader of the version we held, as far as known: another host may
+    /// have gone on to the next.
+    pub(super) fn leader_of(&self, held: &Leader) -> Leader {
+        self.leader
+            .filter(|leader| leader.lver == held.lver)
+            .unwrap_or(*held)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -282,6 +294,7 @@ fn refusal(current: &Leader, us: &Us, plan: &LeaderPlan) -> Option<Code> {
         LeaderPlan::Keep => return Some(Code::OK),
         LeaderPlan::Expect(leader) => leader.lver,
         LeaderPlan::Version(lver) => *lver,
+        LeaderPlan::Ours => current.lver,
     };
     if current.lver != lver {
         return Some(Code::RELEASE_LVER);

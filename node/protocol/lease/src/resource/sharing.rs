@@ -170,7 +170,7 @@ impl Acquire {
                 if let Some(held) = &mut self.held {
                     held.shared = true;
                     held.dblock = released(&held.dblock);
-                    held.leader = freed.leader.unwrap_or(held.leader);
+                    held.leader = freed.leader_of(&held.leader);
                 }
                 self.finish(Code::OK);
             }

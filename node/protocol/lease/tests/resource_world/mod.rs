@@ -164,8 +164,16 @@ impl World {
 
     /// Every host's monitoring reads the whole lockspace.
     pub fn look(&mut self) {
+        for host in 0..self.hosts.len() {
+            self.look_of(host);
+        }
+    }
+
+    /// One host's monitoring reads the whole lockspace.
+    pub fn look_of(&mut self, host: usize) {
         let now = Monotonic(self.now);
-        for host in &mut self.hosts {
+        {
+            let host = &mut self.hosts[host];
             for (number, sector) in &self.deltas {
                 let record = delta::leader(sector).expect("long enough");
                 let seen = host.monitor.seen.entry(*number).or_insert(Observed {
