@@ -143,7 +143,7 @@ impl Arguments {
     /// Turns `-Z` and `-A` into flags, unless they contradict each other.
     fn check_geometry(&mut self, out: &mut dyn Write) -> bool {
         let sector_size = self.int(b'Z');
-        let align_size: u32 = match self.text(b'A') {
+        let align_size: u32 = match self.text(b'A').unwrap_or_default() {
             b"1M" => 1 << 20,
             b"2M" => 2 << 20,
             b"4M" => 4 << 20,
@@ -180,19 +180,19 @@ impl Arguments {
         self.values.contains_key(&option)
     }
 
-    /// The option's value; empty when it was not given.
-    pub(super) fn text(&self, option: u8) -> &[u8] {
-        self.values.get(&option).map_or(&[], Vec::as_slice)
+    /// The option's value, if it was given.
+    pub(super) fn text(&self, option: u8) -> Option<&[u8]> {
+        self.values.get(&option).map(Vec::as_slice)
     }
 
     /// The option's value as `atoi` reads it; 0 when it was not given.
     pub(super) fn int(&self, option: u8) -> i32 {
-        int(self.text(option))
+        int(self.text(option).unwrap_or_default())
     }
 
     /// The option's value as `strtoull` reads it; 0 when it was not given.
     pub(super) fn unsigned(&self, option: u8) -> u64 {
-        unsigned(self.text(option))
+        unsigned(self.text(option).unwrap_or_default())
     }
 
     /// Whether the option's value is a number other than 0.

@@ -100,7 +100,7 @@ fn rindex(arguments: &Arguments) -> Rindex {
 
 fn init(arguments: &Arguments, out: &mut dyn Write) -> io::Result<Code> {
     let code = if let Some(lockspace) = lockspace(arguments) {
-        storage::write_lockspace(&lockspace, arguments.unsigned(b'o'))
+        storage::write_lockspace(&lockspace, arguments.int(b'o').cast_unsigned())
     } else if let Some(resource) = resource(arguments) {
         if resource.disks.is_empty() {
             Code::ENODEV

@@ -193,13 +193,13 @@ impl Settings {
             (b'a', "use_aio"),
         ];
         for (option, key) in keys {
-            if arguments.given(option) {
-                let value = String::from_utf8_lossy(arguments.text(option)).into_owned();
+            if let Some(value) = arguments.text(option) {
+                let value = String::from_utf8_lossy(value);
                 self.argument(option, |settings| settings.set(key, &value));
             }
         }
-        if arguments.given(b'b') {
-            let value = String::from_utf8_lossy(arguments.text(b'b')).into_owned();
+        if let Some(value) = arguments.text(b'b') {
+            let value = String::from_utf8_lossy(value);
             self.argument(b'b', |settings| {
                 let seconds = number("seconds", &value, 0, u32::MAX)?;
                 // 0 is the default, as in the original.

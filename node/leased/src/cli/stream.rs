@@ -29,7 +29,7 @@ pub(super) fn status(arguments: &Arguments, out: &mut dyn Write) -> i32 {
         Err(error) => return error,
     };
     let debug = arguments.debug;
-    match arguments.text(b'o').first() {
+    match arguments.text(b'o').and_then(|text| text.first()) {
         Some(b'p') => by_process(records, debug, out),
         Some(b's') => by_lockspace(records, debug, out),
         _ => {

@@ -98,7 +98,7 @@ fn subject(arguments: &Arguments) -> Result<(Resource, Us), Code> {
         return Err(Code::EPERM);
     }
     // Host 0 has no sector: the original writes it over the request record.
-    let host_id = match u64::from(arguments.unsigned(b'i')) {
+    let host_id = match arguments.unsigned(b'i') {
         0 => return Err(Code::EINVAL),
         number => HostId::new(number).map_err(|_| Code::LEADER_NUMHOSTS)?,
     };
@@ -108,7 +108,7 @@ fn subject(arguments: &Arguments) -> Result<(Resource, Us), Code> {
     };
     let us = Us {
         host_id,
-        generation: Generation(u64::from(arguments.unsigned(b'g'))),
+        generation: Generation(arguments.unsigned(b'g')),
         io_timeout_s,
         fire_timeout_s: FIRE_TIMEOUT_S,
     };
