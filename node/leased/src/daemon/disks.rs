@@ -593,6 +593,20 @@ impl Disks {
         self.done.pop_front()
     }
 
+    /// How requests reach the kernel.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.ring.is_uring() {
+            "io_uring"
+        } else {
+            "threads"
+        }
+    }
+
+    /// Requests in the kernel's hands.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
     /// Whether the loop must not sleep.
     pub(crate) fn is_busy(&self) -> bool {
         !self.done.is_empty() || !self.errands.is_empty() || self.unflushed

@@ -25,6 +25,7 @@ impl Daemon {
         match message {
             Incoming::Request(header, request) => {
                 client.last_command = header.cmd;
+                self.requests += 1;
                 if self.options.debug_clients {
                     self.log.debug(format_args!(
                         "{client} cmd {}",
@@ -44,6 +45,7 @@ impl Daemon {
                 self.reply(id, &header, &reply);
             }
             Incoming::Dropped(_, reason) => {
+                self.refused += 1;
                 self.log.error(format_args!("{client} ignored: {reason}"));
                 // Where the next message begins nobody knows; but closing a
                 // registered connection would give its leases away.
@@ -139,6 +141,10 @@ impl Daemon {
             Request::Renewal { lockspace } => return self.on_renewal(id, header, &lockspace),
             Request::LogDump => {
                 let body = ReplyBody::Log(self.log.dump());
+                return self.reply(id, header, &Reply::with(body));
+            }
+            Request::Metrics => {
+                let body = ReplyBody::Metrics(self.metrics());
                 return self.reply(id, header, &Reply::with(body));
             }
             Request::GetLockspaces => {

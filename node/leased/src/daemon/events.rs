@@ -121,7 +121,13 @@ impl Daemon {
             Some(_) => Code::OK,
         };
         self.reply(id, header, &Reply::code(code.0));
-        if code != Code::OK || !self.send(id) {
+        if code != Code::OK {
+            return;
+        }
+        if let Some(client) = self.clients.get_mut(id) {
+            client.close_after = false;
+        }
+        if !self.send(id) {
             return;
         }
         let Some(client) = self.clients.remove(id, &self.poller) else {

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tracing_subscriber::fmt::MakeWriter;
+
 use super::options::Options;
 
 /// Bytes of log kept for `log_dump`; the oldest lines go first.
@@ -177,6 +179,57 @@ impl Log {
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.0.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    /// Makes this the place for what the rest of the program traces.
+    pub(crate) fn take_traces(&self) {
+        // Where traces have a place already, they stay there.
+        tracing_subscriber::fmt()
+            .with_writer(Traces(self.clone()))
+            .with_ansi(false)
+            .with_target(false)
+            .with_level(false)
+            .without_time()
+            .try_init()
+            .ok();
+    }
+}
+
+/// Traces become lines.
+struct Traces(Log);
+
+/// One trace.
+struct Trace(Log, Level);
+
+impl<'a> MakeWriter<'a> for Traces {
+    type Writer = Trace;
+
+    fn make_writer(&'a self) -> Trace {
+        Trace(self.0.clone(), Level::Info)
+    }
+
+    fn make_writer_for(&'a self, about: &tracing::Metadata<'_>) -> Trace {
+        let level = match *about.level() {
+            tracing::Level::ERROR => Level::Error,
+            tracing::Level::WARN => Level::Warning,
+            tracing::Level::INFO => Level::Info,
+            _ => Level::Debug,
+        };
+        Trace(self.0.clone(), level)
+    }
+}
+
+impl io::Write for Trace {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.say(self.1, format_args!("{}", text.trim_end()));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -131,6 +131,12 @@ struct Daemon {
     streams: Vec<ClientId>,
     shutdown: Option<Shutdown>,
     accept_paused: Option<Monotonic>,
+    started: Monotonic,
+    /// Messages answered.
+    requests: u64,
+    /// Messages not understood, connections refused or closed for what they
+    /// sent.
+    refused: u64,
 }
 
 /// Both clocks.
@@ -158,6 +164,7 @@ impl Daemon {
         let log = Log::open(&options);
         startup::drop_privileges(&options, &account)?;
         log.start().map_err(kernel("log thread"))?;
+        log.take_traces();
         let locked = startup::lock_memory(options.mlock_level);
         let keeper = spaces::start_keeper(&options).map_err(kernel("keeper"))?;
         let disks = Disks::new().map_err(kernel("ring"))?;
@@ -203,6 +210,9 @@ impl Daemon {
             streams: Vec::new(),
             shutdown: None,
             accept_paused: None,
+            started: now().boottime,
+            requests: 0,
+            refused: 0,
         };
         daemon.announce(locked);
         startup::ready(&daemon.options, &daemon.log);
@@ -304,6 +314,7 @@ impl Daemon {
         }
         let (refused, limit) = self.clients.take_refused();
         if refused > 0 {
+            self.refused += refused;
             self.log.error(format_args!(
                 "{refused} connections refused: {} are open, the limit is {limit}",
                 self.clients.len()
@@ -330,6 +341,7 @@ impl Daemon {
                     clients::PATIENCE_S
                 ));
             }
+            self.refused += 1;
             self.close(id);
         }
         if self.accept_paused.is_some_and(|until| until <= at.boottime) {
