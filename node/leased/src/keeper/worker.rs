@@ -71,6 +71,8 @@ pub(super) struct Worker {
     spaces: Vec<Box<Space>>,
     /// When each of them is due; the end of time: only when something happens.
     dues: Vec<Monotonic>,
+    /// How many of them wait for a buffer.
+    waiting: usize,
     uncertain: Vec<Arc<Join>>,
 }
 
@@ -96,6 +98,7 @@ impl Worker {
             armed: None,
             spaces: Vec::with_capacity(SPACES_MAX),
             dues: Vec::with_capacity(SPACES_MAX),
+            waiting: 0,
             uncertain: Vec::with_capacity(UNCERTAIN_MAX),
         })
     }
@@ -109,15 +112,19 @@ impl Worker {
 
     /// Takes in what happened and does what follows from it; `false`: the end.
     pub(super) fn turn(&mut self) -> bool {
-        if !self.take_commands() {
-            return false;
-        }
         let mut flush_failed = false;
         loop {
+            if !self.take_commands() {
+                return false;
+            }
             self.tick();
             self.grant();
             flush_failed |= self.edges.ring.flush().is_err();
-            if !self.take_completions() {
+            let completed = self.take_completions();
+            let short = self.waiting > 0;
+            // A buffer given back before the owner could know that it is
+            // waited for is among the commands.
+            if self.wanted.swap(short, Ordering::SeqCst) == short && !completed {
                 break;
             }
         }
@@ -197,8 +204,10 @@ impl Worker {
         let Some(space) = self.spaces.get_mut(at) else {
             return;
         };
+        let waited = usize::from(space.waiting().is_some());
         act(space, &mut self.edges);
         space.settle(&mut self.edges, haunted);
+        self.waiting = self.waiting + usize::from(space.waiting().is_some()) - waited;
         self.dues[at] = space.due().unwrap_or(NEVER);
         if space.is_gone() {
             self.remove(at);
@@ -262,6 +271,9 @@ impl Worker {
     }
 
     fn longest_waiting(&self) -> Option<(usize, Monotonic)> {
+        if self.waiting == 0 {
+            return None;
+        }
         self.spaces
             .iter()
             .enumerate()
@@ -285,9 +297,7 @@ impl Worker {
     fn arm(&mut self, flush_failed: bool) {
         let now = now().boottime;
         let mut due = self.dues.iter().copied().min().unwrap_or(NEVER);
-        let waiting = self.longest_waiting();
-        self.wanted.store(waiting.is_some(), Ordering::SeqCst);
-        if let Some((_, since)) = waiting {
+        if let Some((_, since)) = self.longest_waiting() {
             self.edges.pool.order(now, since, 2 * self.spaces.len());
             due = due.min(self.edges.pool.order_at(since).unwrap_or(NEVER));
         }
