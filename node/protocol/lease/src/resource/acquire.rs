@@ -312,7 +312,8 @@ impl Acquire {
                     geometry: self.geometry,
                     lvb: None,
                     own: Some((released(&dblock), self.own_mode())),
-                    own_first: false,
+                    // A shared holder's mark must be back before others come in.
+                    own_first: self.keep.is_some(),
                     leader: LeaderPlan::Ours,
                     rename: None,
                 };

@@ -113,10 +113,10 @@ impl Acquire {
         self.write_own(Purpose::Phase2Write, &dblock);
     }
 
-    /// Whether we have owned this version before, and given it up. Deciding it
-    /// again gives it to us again; then it is only a step to the next one.
+    /// Whether we may have owned this version before, and given it up. Deciding
+    /// it again gives it to us again; then it is only a step to the next one.
     fn is_used_up(&self, lver: u64) -> bool {
-        self.left.lver == lver && self.left.is_released()
+        self.left.lver == lver && self.left.bal != 0
     }
 
     fn write_own(&mut self, purpose: Purpose, dblock: &Dblock) {
