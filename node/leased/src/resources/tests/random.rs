@@ -113,7 +113,14 @@ impl World {
             0..5 => node.acquire_as(process(client), &names, AcquireFlags::NONE, patience),
             5..7 => node.release(client, &names[..1]),
             7 => node.release_what(client, &Release::All),
-            _ => node.convert(client, names[0]),
+            _ => {
+                // The first lease it has, to the other mode.
+                let held = node.inquire(client);
+                let first = held.split(' ').next().unwrap_or_default();
+                let name = first.split(':').nth(1).unwrap_or("R1");
+                let mode = if first.ends_with("SH") { "" } else { ":SH" };
+                node.convert(client, &format!("{name}{mode}"))
+            }
         };
         self.asked.push((host, reply));
         self.busy.insert((host, client));
