@@ -44,9 +44,19 @@
 //!   than its test interval over `8T + W`;
 //! - a request begins only if the check against its `not_after` was passed:
 //!   the time between that check and the kernel is counted as the disk's;
+//! - machines that contend for one host id have the same T: a claim may land a
+//!   T after its reading, and the other waits 2T by the record it found, which
+//!   tells neither's;
+//! - a machine that ends while a claim on its host id is in doubt remembers the
+//!   doubt: a record does not tell a claim from a renewal, so a claim that
+//!   lands late, on top of a newer holder's record, is taken by its machine's
+//!   next boot for its own lease (the format's limit, shared with the
+//!   original);
 //! - what a machine had in flight when it was reset or lost its power lands
 //!   within [`LINGER_MS`] or never: a cut cable delivers nothing, and no
 //!   machine boots and joins in less.
+
+use disk_format::Geometry;
 
 /// How long after a machine's end a request of its may still land, ms.
 pub const LINGER_MS: u64 = 2000;
@@ -62,8 +72,8 @@ pub const LVB_SECTOR: u32 = 2002;
 pub enum Area {
     /// The lockspace: one sector for each host id.
     Lockspace,
-    /// The resource of that number.
-    Resource(usize),
+    /// The resource of that number, on that one of its disks.
+    Resource(usize, u8),
 }
 
 /// Where a request goes.
@@ -82,19 +92,19 @@ pub struct Spot {
 pub struct Disk {
     sector_size: usize,
     lockspace: Vec<u8>,
-    /// Each with one sector more at the end, for the LVB.
-    resources: Vec<Vec<u8>>,
+    /// Each on its disks, with one sector more at the end, for the LVB.
+    resources: Vec<Vec<Vec<u8>>>,
 }
 
 impl Disk {
     /// Zeros.
     #[must_use]
-    pub fn new(sector_size: usize, resources: usize) -> Self {
+    pub fn new(sector_size: usize, resources: usize, disks: u8) -> Self {
         let low = usize::try_from(SECTORS).unwrap_or(0) * sector_size;
         Self {
             sector_size,
             lockspace: vec![0; low],
-            resources: vec![vec![0; low + sector_size]; resources],
+            resources: vec![vec![vec![0; low + sector_size]; usize::from(disks)]; resources],
         }
     }
 
@@ -102,6 +112,24 @@ impl Disk {
     #[must_use]
     pub fn sector_size(&self) -> usize {
         self.sector_size
+    }
+
+    /// The geometry of everything on it: the one with 4096-byte sectors that
+    /// has room for a lease value block, or the one with 512-byte sectors.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        if self.sector_size == 4096 {
+            Geometry::Sector4096Align8M
+        } else {
+            Geometry::Sector512Align1M
+        }
+    }
+
+    /// On how many disks each resource is.
+    #[must_use]
+    pub fn disks(&self) -> u8 {
+        let disks = self.resources.first().map_or(0, Vec::len);
+        u8::try_from(disks).unwrap_or(0)
     }
 
     /// How many resources there are.
@@ -113,7 +141,7 @@ impl Disk {
     fn area(&self, area: Area) -> &[u8] {
         match area {
             Area::Lockspace => &self.lockspace,
-            Area::Resource(number) => &self.resources[number],
+            Area::Resource(number, disk) => &self.resources[number][usize::from(disk)],
         }
     }
 
@@ -169,7 +197,7 @@ impl Disk {
         };
         let area = match area {
             Area::Lockspace => &mut self.lockspace,
-            Area::Resource(number) => &mut self.resources[number],
+            Area::Resource(number, disk) => &mut self.resources[number][usize::from(disk)],
         };
         let Some(sector) = area.get_mut(start..start + size) else {
             return false;

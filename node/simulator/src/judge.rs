@@ -1,13 +1,17 @@
 //! The checkers. They see what no machine sees, the whole world, and look at
 //! every step that could break a promise.
 
+mod resources;
+
 use disk_format::{Generation, delta};
 
 use crate::clock::S;
-use crate::disk::Area;
+use crate::disk::{Area, Disk, SECTORS};
 use crate::flight::Flight;
 use crate::machine::{Machine, lockspace};
 use crate::swarm::Swarm;
+
+use self::resources::ResourceHistory;
 
 /// A broken promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Judge {
     pub violation: Option<Violation>,
     /// Index: host id − 1.
     ids: Vec<HostIdHistory>,
+    resources: Vec<ResourceHistory>,
+    several_disks: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +49,8 @@ impl Judge {
         Self {
             violation: None,
             ids: vec![HostIdHistory::default(); usize::from(ids)],
+            resources: vec![ResourceHistory::default(); swarm.resources],
+            several_disks: swarm.disks > 1,
         }
     }
 
@@ -116,6 +124,24 @@ impl Judge {
                     );
                     self.object("a holder is not taken for dead", text);
                 }
+            }
+        }
+    }
+
+    /// Nothing is in flight and nobody holds anything.
+    pub fn on_idle(&mut self, disk: &Disk) {
+        for sector in 0..SECTORS {
+            let bytes = disk.sector(Area::Lockspace, sector).unwrap_or_default();
+            let intact = delta::leader(bytes)
+                .is_some_and(|record| delta::verify(&record, &lockspace()).is_ok());
+            if !intact {
+                let text = format!("sector {sector} of the lockspace");
+                self.object("an idle disk is readable", text);
+            }
+        }
+        for resource in 0..disk.resources() {
+            for number in 0..disk.disks() {
+                self.on_idle_resource(disk, resource, number);
             }
         }
     }

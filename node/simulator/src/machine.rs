@@ -5,6 +5,7 @@ use std::fmt;
 
 use disk_format::{Generation, Geometry, HostId, HostName, LockspaceName};
 use lease::hosts::{Hosts, Names, Viewpoint};
+use lease::resource::{Held, Operation};
 use lease::{Config, DeltaLease, Now, State};
 
 use crate::clock::Clock;
@@ -31,6 +32,8 @@ pub struct Machine {
     pub fire_at: Option<u64>,
     /// World time until which nothing runs, and since when.
     pub frozen: Option<(u64, u64)>,
+    /// It is asleep rather than frozen: its monotonic clock stands still.
+    pub sleeps: bool,
     /// World time until which the daemon does not run.
     pub daemon_frozen_until: u64,
     /// A time read before a freeze, to be used after it.
@@ -39,8 +42,14 @@ pub struct Machine {
     pub process: Option<Process>,
     /// Whether a daemon ran in this boot before the present one.
     pub had_process: bool,
+    /// A claim was in doubt when the last boot ended; see the fault model.
+    pub doubt: bool,
     /// Who counts as a holder of its host id.
     pub tenures: Vec<Tenure>,
+    /// Who uses which resource, alive.
+    pub holders: Vec<Holder>,
+    /// Index: resource. Whether it was granted here since faults stopped.
+    pub progress: Vec<bool>,
     /// World time of the next look at the cores' deadlines.
     pub wake_at: Option<u64>,
     /// A boot or a start of the daemon is under way.
@@ -56,6 +65,87 @@ pub struct Process {
     pub membership: Option<Membership>,
     /// Whether this process has wanted one before.
     pub had_membership: bool,
+    /// It is about to give its host id back, once all operations have ended.
+    pub leaving: bool,
+    /// And has asked for it.
+    pub asked_to_release: bool,
+    /// Index: resource.
+    pub seats: Vec<Seat>,
+    /// Operations that may still change the disk.
+    pub running: Vec<Running>,
+}
+
+/// What a daemon knows of one resource.
+#[derive(Debug, Default)]
+pub struct Seat {
+    /// What it holds.
+    pub held: Option<Held>,
+    /// The lease value block as read at acquire.
+    pub lvb: Option<u64>,
+    /// The operation under way.
+    pub busy: Option<u64>,
+}
+
+/// What is asked of a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Acquire.
+    Acquire {
+        /// Shared.
+        shared: bool,
+        /// With the lease value block.
+        lvb: bool,
+    },
+    /// Release.
+    Release {
+        /// Writing this.
+        lvb: Option<u64>,
+    },
+    /// Convert.
+    Convert {
+        /// To shared.
+        shared: bool,
+    },
+    /// Ask the owner for it.
+    Request,
+    /// Look whether somebody asks.
+    Examine,
+}
+
+/// An operation.
+#[derive(Debug)]
+pub struct Running {
+    /// Never used twice.
+    pub id: u64,
+    /// Resource.
+    pub resource: usize,
+    /// What.
+    pub task: Task,
+    /// The core.
+    pub op: Box<dyn Operation>,
+    /// Its result was seen.
+    pub told: bool,
+    /// Nobody wants it any more.
+    pub cancelled: bool,
+    /// The membership it was begun in.
+    pub membership: ConnectionId,
+    /// The generation it was begun with.
+    pub generation: Generation,
+}
+
+/// Somebody who uses a resource.
+#[derive(Debug, Clone, Copy)]
+pub struct Holder {
+    /// The membership it was granted in.
+    pub membership: ConnectionId,
+    /// Which resource.
+    pub resource: usize,
+    /// Together with others.
+    pub shared: bool,
+    /// The host's generation when it was granted.
+    pub generation: Generation,
+    /// The lease's version when it was granted.
+    pub lver: u64,
 }
 
 /// One attempt to be a member of the lockspace, from joining to leaving.

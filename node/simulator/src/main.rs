@@ -1,6 +1,7 @@
 //! `cargo simulate`: runs seeds and tells what they did.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +20,7 @@ cargo simulate --seed N         one seed, with its trace
 cargo simulate --first N        begin with this seed (default 0)
 cargo simulate --count N        so many runs (1000000: some minutes)
 cargo simulate --seconds S      at least so long
+cargo simulate --first-failure  stop at the first failure, without its trace
 
 Exit code: 0 every promise was kept, 1 one was broken, 2 wrong arguments.
 ";
@@ -28,6 +30,7 @@ struct Arguments {
     first: u64,
     count: u64,
     seconds: u64,
+    first_failure: bool,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
         first: 0,
         count: 100_000,
         seconds: 0,
+        first_failure: false,
     };
     let mut parser = Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -55,6 +59,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Arg::Long("first") => arguments.first = parser.value()?.parse()?,
             Arg::Long("count") => arguments.count = parser.value()?.parse()?,
             Arg::Long("seconds") => arguments.seconds = parser.value()?.parse()?,
+            Arg::Long("first-failure") => arguments.first_failure = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
             Arg::Long(_) | Arg::Short(_) | Arg::Value(_) => return Err(argument.unexpected()),
         }
@@ -75,6 +80,9 @@ fn work() -> Result<ExitCode, Box<dyn std::error::Error>> {
         return Ok(ExitCode::from(u8::from(report.violation.is_some())));
     }
     let mut failed = Vec::new();
+    if arguments.first_failure {
+        return first_failure(&mut out, &arguments);
+    }
     for kept in kept() {
         if run(kept.seed, false).violation.is_some() {
             writeln!(out, "kept seed {} fails again: {}", kept.seed, kept.reason)?;
@@ -85,17 +93,20 @@ fn work() -> Result<ExitCode, Box<dyn std::error::Error>> {
         first: arguments.first,
         at_least: arguments.count,
         box_time: Duration::from_secs(arguments.seconds),
-        failures_max: 10,
+        failures_max: 10_000,
     });
+    let mut promises = BTreeMap::new();
     for failure in &outcome.failures {
         if let Some(violation) = &failure.violation {
-            writeln!(
-                out,
-                "seed {}: {}: {}",
-                failure.seed, violation.promise, violation.what
-            )?;
+            let (times, _) = promises
+                .entry(violation.promise)
+                .or_insert((0, (failure.seed, &violation.what)));
+            *times += 1;
         }
         failed.push(failure.seed);
+    }
+    for (promise, (times, (seed, what))) in promises {
+        writeln!(out, "broken {times} times: {promise}: seed {seed}: {what}")?;
     }
     tell(&mut out, &outcome.seen)?;
     let seconds = outcome.took.as_secs_f64();
@@ -104,6 +115,31 @@ fn work() -> Result<ExitCode, Box<dyn std::error::Error>> {
         return Ok(ExitCode::SUCCESS);
     };
     write!(out, "{}", explain(*first))?;
+    Ok(ExitCode::FAILURE)
+}
+
+fn first_failure(
+    out: &mut impl Write,
+    arguments: &Arguments,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // What a broken core has to say when it panics is in the report.
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = batch(Plan {
+        first: arguments.first,
+        at_least: arguments.count,
+        box_time: Duration::from_secs(arguments.seconds),
+        failures_max: 1,
+    });
+    let runs = outcome.runs;
+    let Some(failure) = outcome.failures.first() else {
+        writeln!(out, "{runs} runs keep every promise")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(violation) = &failure.violation {
+        let seed = failure.seed;
+        let (promise, what) = (violation.promise, &violation.what);
+        writeln!(out, "after {runs} runs, seed {seed}: {promise}: {what}")?;
+    }
     Ok(ExitCode::FAILURE)
 }
 

@@ -56,6 +56,30 @@ sights! {
     LostCompletion = "completions lost",
     /// A host was believed dead by another.
     BelievedDead = "hosts believed dead",
+    /// A resource was granted exclusively.
+    Exclusive = "exclusive leases granted",
+    /// A resource was granted to share.
+    Shared = "shared leases granted",
+    /// To one who shares it with a living other.
+    SharedTogether = "shared with another host",
+    /// From another machine that had not given it back.
+    ResourceTakenOver = "leases taken over from the dead",
+    /// A release succeeded.
+    Returned = "leases given back",
+    /// Shared to exclusive.
+    Raised = "converted to exclusive",
+    /// Exclusive to shared.
+    Lowered = "converted to shared",
+    /// Refused because the owner lives.
+    OwnerAlive = "refused: the owner lives",
+    /// Refused because a ballot was lost.
+    BallotLost = "refused: ballot lost",
+    /// Refused because of shared holders, or long contention.
+    SharedInTheWay = "refused: shared, or contended",
+    /// A request was written.
+    Requested = "requests made",
+    /// A request made its target stop.
+    RequestHonoured = "requests honoured",
 }
 
 const KINDS: usize = Sight::ALL.len();

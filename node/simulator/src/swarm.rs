@@ -63,6 +63,10 @@ pub struct Swarm {
     pub sector_size: usize,
     /// Resources, each wanted by some machines.
     pub resources: usize,
+    /// Disks each resource is on.
+    pub disks: u8,
+    /// Most ns between two things a machine's users do.
+    pub client_pace: u64,
     /// World ns for which faults last.
     pub faulty: u64,
     /// Most ns between two troubles.
@@ -95,7 +99,19 @@ impl Swarm {
             .unwrap_or(3);
         let common = smallest + u8::try_from(random.below(3)).unwrap_or(0);
         let mixed = random.chance(300);
-        let io_timeouts_s: Vec<u8> = (0..machines)
+        // Host ids: each its own, or shared by some or by all.
+        let shared = random.pick(&[0, 0, 300, 1000]);
+        let mut next = 0;
+        let host_ids: Vec<u16> = (0..machines)
+            .map(|_| {
+                if next == 0 || !random.chance(shared) {
+                    next += 1;
+                }
+                next
+            })
+            .collect();
+        // Whoever contends for one host id has the same T (see the fault model).
+        let of_ids: Vec<u8> = (0..machines)
             .map(|_| {
                 if mixed {
                     smallest + u8::try_from(random.below(4)).unwrap_or(0)
@@ -104,16 +120,9 @@ impl Swarm {
                 }
             })
             .collect();
-        // Host ids: each its own, or shared by some or by all.
-        let shared = random.pick(&[0, 0, 300, 1000]);
-        let mut next = 0;
-        let host_ids = (0..machines)
-            .map(|_| {
-                if next == 0 || !random.chance(shared) {
-                    next += 1;
-                }
-                next
-            })
+        let io_timeouts_s: Vec<u8> = host_ids
+            .iter()
+            .map(|id: &u16| of_ids[usize::from(*id) - 1])
             .collect();
         let slowest = u64::from(io_timeouts_s.iter().copied().max().unwrap_or(1));
         let bound_s = 8 * slowest + u64::from(fire_timeout_s);
@@ -169,6 +178,8 @@ impl Swarm {
             latencies,
             sector_size: if random.chance(100) { 4096 } else { 512 },
             resources: random.index(4),
+            disks: random.pick(&[1, 1, 1, 1, 1, 1, 2, 3, 4]),
+            client_pace: random.between(1, 30) * S,
             faulty: random.between(1, 6) * bound_s * S / 2,
             pace: random.between(3, 40) * S,
             faults,

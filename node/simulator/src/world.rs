@@ -2,10 +2,13 @@
 
 mod daemon;
 mod io;
+mod operations;
 mod trouble;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+use lease::State;
 
 use crate::clock::{Clock, MS, S};
 use crate::disk::{Area, Disk};
@@ -43,6 +46,10 @@ pub(crate) enum Event {
     UsersDie(usize, u64),
     /// The daemon asks for a lease anew.
     Rejoin(usize, u64),
+    /// A machine's users do something.
+    Client(usize),
+    /// The renewals call nobody any more.
+    Quiet(usize),
     /// Something goes wrong with a machine.
     Trouble,
 }
@@ -80,6 +87,7 @@ pub struct World {
     random: Random,
     faults: Faults,
     calm: bool,
+    retired: bool,
     queue: BinaryHeap<Due>,
     serial: u64,
     flights: Vec<Option<Flight>>,
@@ -96,7 +104,7 @@ impl World {
     pub fn new(seed: u64, trace: Trace) -> Self {
         let mut random = Random::new(seed);
         let swarm = Swarm::draw(&mut random);
-        let mut disk = Disk::new(swarm.sector_size, swarm.resources);
+        let mut disk = Disk::new(swarm.sector_size, swarm.resources, swarm.disks);
         io::format(&mut disk, &swarm);
         let machines = (0..swarm.host_ids.len())
             .map(|number| machine(&swarm, number))
@@ -113,6 +121,7 @@ impl World {
             trace,
             random,
             calm: false,
+            retired: false,
             queue: BinaryHeap::new(),
             serial: 0,
             flights: Vec::new(),
@@ -128,6 +137,7 @@ impl World {
             let delay = self.random.below(10) * S + self.random.below(1000) * MS;
             self.machines[number].starting = true;
             self.at(self.now + delay, Event::Boot(number));
+            self.at(self.now + delay, Event::Client(number));
         }
         self.at(self.now + S, Event::Trouble);
     }
@@ -183,6 +193,8 @@ impl World {
             Event::Start(machine) => self.start(machine),
             Event::UsersDie(machine, membership) => self.on_users_dead(machine, membership),
             Event::Rejoin(machine, process) => self.on_rejoin(machine, process),
+            Event::Client(machine) => self.on_client(machine),
+            Event::Quiet(machine) => self.notify(machine, None),
             Event::Trouble => self.on_trouble(),
         }
     }
@@ -236,9 +248,33 @@ impl World {
                 Stage::Over | Stage::Refused => {
                     self.at(self.now + S, Event::Tell(slot, serial, false));
                 }
-                Stage::Asked => {}
+                Stage::Asked => {
+                    flight.fate.told_after.get_or_insert(S);
+                    let soon = self.now + S;
+                    flight.fate.lands = flight.fate.lands.map(|lands| lands.min(soon));
+                }
             }
         }
+    }
+
+    /// Everybody gives back what it has, and asks for nothing more.
+    pub fn retire(&mut self) {
+        self.retired = true;
+        for machine in 0..self.machines.len() {
+            self.release(machine);
+        }
+    }
+
+    /// Whether nothing is in flight and nobody has anything to give back.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let settled = |machine: &Machine| {
+            matches!(
+                machine.state(),
+                None | Some(State::Released | State::Lost | State::Waiting)
+            )
+        };
+        self.flights.iter().all(Option::is_none) && self.machines.iter().all(settled)
     }
 
     /// Whether faults have stopped.
@@ -271,11 +307,15 @@ fn machine(swarm: &Swarm, number: usize) -> Machine {
         watchdog: Watchdog::new(swarm.fire_timeout_s, 0),
         fire_at: None,
         frozen: None,
+        sleeps: false,
         daemon_frozen_until: 0,
         stale: None,
         process: None,
         had_process: false,
+        doubt: false,
         tenures: Vec::new(),
+        holders: Vec::new(),
+        progress: vec![false; swarm.resources],
         wake_at: None,
         starting: false,
     }

@@ -1,6 +1,7 @@
 //! A machine's daemon: what `leased` does around the cores, and no more.
 
-use disk_format::{Generation, Geometry, HostId};
+use disk_format::{Generation, HostId};
+use lease::hosts::Notice;
 use lease::{Effect, Input, IoOutcome, Loss, Monotonic, Note, State};
 
 use super::io::Request;
@@ -8,7 +9,7 @@ use super::{Event, World};
 use crate::clock::{Clock, MS, S};
 use crate::disk::{Area, SECTORS, Spot};
 use crate::flight::{Core, Flight};
-use crate::machine::{Membership, Process, Tenure};
+use crate::machine::{Membership, Process, Seat, Tenure};
 use crate::seen::Sight;
 use crate::watchdog::{ConnectionId, Watchdog};
 
@@ -26,6 +27,9 @@ impl World {
         let interval = u64::from(crate::watchdog::test_interval_s(self.swarm.fire_timeout_s)) * S;
         let early = self.random.below(interval);
         let it = &mut self.machines[machine];
+        if it.on || self.retired {
+            return;
+        }
         it.on = true;
         it.boots += 1;
         it.clock = Clock {
@@ -45,14 +49,20 @@ impl World {
     pub(super) fn start(&mut self, machine: usize) {
         let id = self.next_serial();
         let it = &mut self.machines[machine];
-        it.starting = false;
-        if !it.on || it.process.is_some() {
+        if !it.on || it.process.is_some() || self.retired {
             return;
         }
+        it.starting = false;
         it.process = Some(Process {
             id,
             membership: None,
             had_membership: false,
+            leaving: false,
+            asked_to_release: false,
+            seats: (0..self.disk.resources())
+                .map(|_| Seat::default())
+                .collect(),
+            running: Vec::new(),
         });
         self.say(machine, "starts", format_args!("process {id}"));
         self.join(machine);
@@ -67,9 +77,14 @@ impl World {
         };
         // Whoever wrote before in this boot may have something under way, and
         // may have users who do not know that it has gone.
-        let predecessor = it.had_process || process.had_membership;
+        let predecessor = it.had_process || process.had_membership || it.doubt;
         process.had_membership = true;
-        let geometry = geometry(self.disk.sector_size());
+        process.leaving = false;
+        process.asked_to_release = false;
+        for seat in &mut process.seats {
+            *seat = Seat::default();
+        }
+        let geometry = self.disk.geometry();
         process.membership = Some(Membership::new(id, it.config, geometry, predecessor));
         self.say(
             machine,
@@ -87,7 +102,7 @@ impl World {
     }
 
     pub(super) fn on_rejoin(&mut self, machine: usize, process: u64) {
-        if !self.is_process(machine, process) {
+        if self.retired || !self.is_process(machine, process) {
             return;
         }
         let runs_at = self.machines[machine].runs_at(self.now);
@@ -102,7 +117,7 @@ impl World {
         match self.machines[machine].state() {
             // An attempt failed: the next.
             Some(State::Waiting) => {
-                let geometry = geometry(self.disk.sector_size());
+                let geometry = self.disk.geometry();
                 self.lease_input(machine, Input::Start(geometry));
             }
             Some(State::Released | State::Lost) | None => {
@@ -244,8 +259,12 @@ impl World {
         self.orphan_flights(machine);
         let it = &mut self.machines[machine];
         it.on = false;
+        it.doubt |= it
+            .membership()
+            .is_some_and(|membership| membership.lease.is_uncertain());
         it.process = None;
         it.tenures.clear();
+        it.holders.clear();
         it.fire_at = None;
         it.frozen = None;
         it.daemon_frozen_until = 0;
@@ -292,6 +311,7 @@ impl World {
         let holds = |state| matches!(state, State::Held | State::Failing);
         if holds(status.state) && !holds(was) {
             let generation = status.generation.unwrap_or(Generation(0));
+            it.doubt = false;
             it.tenures.push(Tenure {
                 membership: id,
                 process: process_id,
@@ -304,6 +324,7 @@ impl World {
         }
         match status.state {
             State::Lost => {
+                self.abandon_operations(machine);
                 // Killed, or stuck: then only the watchdog ends them.
                 if self.random.chance(self.swarm.stuck) {
                     self.say(machine, "stuck", format_args!("its users do not die"));
@@ -351,6 +372,13 @@ impl World {
         if runs_at > self.now {
             return self.at(runs_at, Event::UsersDie(machine, membership));
         }
+        self.machines[machine]
+            .holders
+            .retain(|holder| holder.membership != membership);
+        // What may still change the disk counts as a user.
+        if !self.running_ids(machine).is_empty() {
+            return self.at(self.now + S, Event::UsersDie(machine, membership));
+        }
         self.say(machine, "abandons", format_args!("its users are dead"));
         self.end_tenure(machine, membership);
         self.set_watchdog(machine, membership, 0);
@@ -375,7 +403,7 @@ impl World {
     /// Hands an outcome to the core that asked.
     pub(super) fn deliver(&mut self, machine: usize, flight: &Flight, outcome: IoOutcome<'_>) {
         let Core::Lease(membership) = flight.core else {
-            return;
+            return self.deliver_operation(machine, flight, outcome);
         };
         let mine = self.machines[machine]
             .membership()
@@ -408,7 +436,17 @@ impl World {
         else {
             return;
         };
-        membership.hosts.observe(asked, now, 0, area);
+        let changes = membership.hosts.observe(asked, now, 0, area);
+        let called = changes
+            .notices
+            .iter()
+            .any(|notice| matches!(notice, Notice::Request { .. }));
+        if called {
+            self.examine_all(machine);
+        }
+        if changes.replaced > 0 {
+            self.owners_changed(machine);
+        }
         self.judge.on_beliefs(&self.machines, machine, self.now);
         let Some(membership) = self.machines[machine].membership() else {
             return;
@@ -425,9 +463,15 @@ impl World {
     /// Plans the next look at the deadlines.
     pub(super) fn plan_wake(&mut self, machine: usize) {
         let it = &mut self.machines[machine];
-        let due = it
+        let of_lease = it
             .membership()
             .and_then(|membership| membership.lease.deadline());
+        let of_operations = it
+            .process
+            .iter()
+            .flat_map(|process| &process.running)
+            .filter_map(|running| running.op.deadline());
+        let due = of_operations.chain(of_lease).min();
         let wake_at = due.map(|due| it.clock.world_at(due).max(self.now));
         if wake_at != it.wake_at {
             it.wake_at = wake_at;
@@ -448,18 +492,22 @@ impl World {
             it.wake_at = Some(runs_at);
             return self.at(runs_at, Event::Wake(machine));
         }
+        let now = self.machines[machine].clock.at(self.now).boottime;
+        let due = |deadline: Option<Monotonic>| deadline.is_some_and(|deadline| deadline <= now);
+        let ids: Vec<u64> = self.machines[machine]
+            .process
+            .iter()
+            .flat_map(|process| &process.running)
+            .filter(|running| due(running.op.deadline()))
+            .map(|running| running.id)
+            .collect();
+        for id in ids {
+            self.operation_input(machine, id, lease::resource::Input::Tick);
+        }
         self.lease_input(machine, Input::Tick);
     }
 }
 
 fn it_who(letter: char, boots: u32) -> crate::machine::Who {
     crate::machine::Who(letter, boots)
-}
-
-fn geometry(sector_size: usize) -> Geometry {
-    if sector_size == 4096 {
-        Geometry::Sector4096Align1M
-    } else {
-        Geometry::Sector512Align1M
-    }
 }

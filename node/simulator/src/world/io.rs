@@ -1,8 +1,9 @@
 //! Requests: from a core to the disk and back.
 
-use disk_format::{Geometry, delta};
+use disk_format::{Dblock, ModeBlock, delta, paxos};
 use lease::{IoId, IoOutcome, Monotonic};
 
+use super::operations::resource_name;
 use super::{Event, Stall, World};
 use crate::clock::S;
 use crate::disk::{Area, Disk, LINGER_MS, SECTORS, Spot};
@@ -23,13 +24,9 @@ pub(crate) struct Request {
     pub(crate) not_after: Monotonic,
 }
 
-/// Makes the lockspace, as `sanlock direct init` would.
+/// Makes the lockspace and the resources, as `sanlock direct init` would.
 pub(super) fn format(disk: &mut Disk, swarm: &Swarm) {
-    let geometry = if swarm.sector_size == 4096 {
-        Geometry::Sector4096Align1M
-    } else {
-        Geometry::Sector512Align1M
-    };
+    let geometry = disk.geometry();
     let count = usize::try_from(SECTORS).unwrap_or(0);
     let mut bytes = vec![0; count * swarm.sector_size];
     delta::fill_initial(
@@ -42,6 +39,22 @@ pub(super) fn format(disk: &mut Disk, swarm: &Swarm) {
     );
     for (number, sector) in (0..SECTORS).zip(bytes.chunks_exact(swarm.sector_size)) {
         disk.write(Area::Lockspace, number, sector);
+    }
+    let ids = swarm.host_ids.iter().copied().max().unwrap_or(1);
+    for resource in 0..swarm.resources {
+        let leader = paxos::initial(
+            lockspace().field(),
+            resource_name(resource).field(),
+            geometry,
+            u32::from(ids) + u32::try_from(resource).unwrap_or(0),
+        );
+        paxos::fill_initial(&leader, geometry, 0, &mut bytes);
+        for disk_number in 0..swarm.disks {
+            let area = Area::Resource(resource, disk_number);
+            for (number, sector) in (0..SECTORS).zip(bytes.chunks_exact(swarm.sector_size)) {
+                disk.write(area, number, sector);
+            }
+        }
     }
 }
 
@@ -275,8 +288,16 @@ impl World {
                     .object("writes stay inside the area", format!("{:?}", flight.spot));
                 return;
             };
-            self.judge
-                .on_lockspace_write(&self.machines, flight, before, self.now);
+            match flight.spot.area {
+                Area::Lockspace => {
+                    self.judge
+                        .on_lockspace_write(&self.machines, flight, before, self.now);
+                }
+                Area::Resource(resource, _) => {
+                    self.judge
+                        .on_resource_write(&self.machines, flight, resource, before);
+                }
+            }
             self.disk.write(flight.spot.area, sector, piece);
         }
     }
@@ -331,6 +352,18 @@ impl World {
                 && !flight.orphan
                 && !flight.told
                 && self.is_process(machine, flight.process)
+        })
+    }
+
+    /// Whether an earlier write of the same daemon to a sector is under way.
+    pub(super) fn is_doubtful(&self, machine: usize, process: u64, spot: Spot) -> bool {
+        self.flights.iter().flatten().any(|flight| {
+            flight.machine == machine
+                && flight.process == process
+                && flight.write.is_some()
+                && flight.spot.area == spot.area
+                && flight.spot.sector == spot.sector
+                && !flight.told
         })
     }
 
@@ -408,12 +441,48 @@ impl Stall {
     }
 }
 
+/// What a write says, in a few words.
 fn describe(spot: Spot, write: Option<&[u8]>) -> String {
-    match (spot.area, write.and_then(delta::leader)) {
-        (Area::Lockspace, Some(record)) => format!(
-            "\"{}\" generation {} timestamp {}",
-            record.resource_name, record.owner_generation, record.timestamp
-        ),
-        _ => String::new(),
+    let Some(bytes) = write else {
+        return String::new();
+    };
+    match (spot.area, spot.sector) {
+        (Area::Lockspace, _) => match delta::leader(bytes) {
+            Some(record) => format!(
+                "\"{}\" generation {} timestamp {}",
+                record.resource_name, record.owner_generation, record.timestamp
+            ),
+            None => String::new(),
+        },
+        (Area::Resource(..), paxos::LEADER_SECTOR) => match paxos::leader(bytes) {
+            Ok(leader) => format!(
+                "leader v{} owner {}/{} {}written by {}",
+                leader.lver,
+                leader.owner_id,
+                leader.owner_generation,
+                if leader.timestamp == 0 { "free " } else { "" },
+                leader.write_id
+            ),
+            Err(_) => String::new(),
+        },
+        (Area::Resource(..), paxos::REQUEST_SECTOR) => "request".to_owned(),
+        (Area::Resource(..), paxos::LVB_SECTOR) => "value".to_owned(),
+        (Area::Resource(..), _) => match (Dblock::decode(bytes), ModeBlock::decode(bytes)) {
+            (Ok(dblock), Ok(mode)) => format!(
+                "v{} mbal {} bal {} owner {}/{}{}{}",
+                dblock.lver,
+                dblock.mbal,
+                dblock.bal,
+                dblock.inp,
+                dblock.inp2,
+                if dblock.is_released() {
+                    " released"
+                } else {
+                    ""
+                },
+                if mode.is_shared() { " SHARED" } else { "" },
+            ),
+            _ => "zeros".to_owned(),
+        },
     }
 }

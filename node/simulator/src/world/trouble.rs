@@ -79,9 +79,7 @@ impl World {
         if stale {
             it.stale = Some(it.clock.at(self.now));
         }
-        if sleeps {
-            it.clock.slept += it.clock.lengthen(duration);
-        }
+        it.sleeps = sleeps;
         let kind = if sleeps { "sleeps" } else { "frozen" };
         self.say(machine, kind, format_args!("for {} ms", duration / MS));
         self.at(until, Event::Thaw(machine));
@@ -91,8 +89,13 @@ impl World {
     pub(super) fn on_thaw(&mut self, machine: usize) {
         let now = self.now;
         let it = &mut self.machines[machine];
-        if it.frozen.is_some_and(|(until, _)| until <= now) {
+        if let Some((until, since)) = it.frozen
+            && until <= now
+        {
             it.frozen = None;
+            if it.sleeps {
+                it.clock.slept += it.clock.lengthen(now - since);
+            }
             self.seen.count(Sight::Thawed);
             self.say(machine, "thaws", format_args!(""));
             self.plan_fire(machine);
@@ -116,9 +119,9 @@ impl World {
     }
 
     /// The lease is given back: first its users stop.
-    fn release(&mut self, machine: usize) {
+    pub(super) fn release(&mut self, machine: usize) {
         let it = &mut self.machines[machine];
-        if it.runs_at(self.now) > self.now {
+        if it.runs_at(self.now) > self.now && !self.retired {
             return;
         }
         let Some(state) = it.state() else {
@@ -127,10 +130,51 @@ impl World {
         if matches!(state, State::Lost | State::Released) {
             return;
         }
-        if let Some(id) = it.membership().map(|membership| membership.id) {
-            it.tenures.retain(|tenure| tenure.membership != id);
-        }
+        let Some(process) = it.process.as_mut().filter(|process| !process.leaving) else {
+            return;
+        };
+        process.leaving = true;
+        it.holders.clear();
         self.say(machine, "leaves", format_args!(""));
+        // Half of the daemons give back what they hold; the others leave it to
+        // the freed host id to say so.
+        if self.retired || self.random.chance(500) {
+            for resource in 0..self.disk.resources() {
+                let seat = self.machines[machine]
+                    .process
+                    .as_ref()
+                    .map(|process| &process.seats[resource]);
+                if seat.is_some_and(|seat| seat.busy.is_none() && seat.held.is_some()) {
+                    self.begin_release(machine, resource);
+                }
+            }
+        }
+        for id in self.running_ids(machine) {
+            self.operation_input(machine, id, lease::resource::Input::Cancel);
+        }
+        self.leave_if_idle(machine);
+        self.plan_wake(machine);
+    }
+
+    /// Gives the host id back once no operation may change the disk any more.
+    pub(super) fn leave_if_idle(&mut self, machine: usize) {
+        let it = &mut self.machines[machine];
+        let Some(process) = it.process.as_mut() else {
+            return;
+        };
+        if !process.leaving || !process.running.is_empty() {
+            return;
+        }
+        let Some(membership) = process.membership.as_ref() else {
+            return;
+        };
+        let id = membership.id;
+        if membership.lease.status().state == State::Lost || process.asked_to_release {
+            return;
+        }
+        process.asked_to_release = true;
+        it.tenures.retain(|tenure| tenure.membership != id);
+        self.say(machine, "releases", format_args!("its host id"));
         self.lease_input(machine, Input::Release);
     }
 
@@ -140,9 +184,10 @@ impl World {
         let whole = self.random.chance(200);
         let area = self.random.chance(400).then(|| {
             let number = self.random.index(self.disk.resources() + 1);
+            let disk = u8::try_from(self.random.below(u64::from(self.swarm.disks))).unwrap_or(0);
             number
                 .checked_sub(1)
-                .map_or(Area::Lockspace, Area::Resource)
+                .map_or(Area::Lockspace, |number| Area::Resource(number, disk))
         });
         let sector = if self.random.chance(300) {
             u32::try_from(self.random.below(10)).ok()

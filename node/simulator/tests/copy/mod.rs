@@ -1,0 +1,137 @@
+//! A copy of the cores and of the simulator, to be broken.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::mutants::Mutant;
+
+/// What is copied, from the repository's root.
+const CRATES: [&str; 3] = [
+    "node/protocol/disk-format",
+    "node/protocol/lease",
+    "node/simulator",
+];
+
+/// Chooses the live mutation; in the copy only.
+const MUTATION_RS: &str = r#"//! Generated: which mutation is live.
+use std::sync::OnceLock;
+
+static LIVE: OnceLock<u32> = OnceLock::new();
+
+pub(crate) fn is(number: u32) -> bool {
+    *LIVE.get_or_init(|| {
+        std::env::var("MUTATION")
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(0)
+    }) == number
+}
+"#;
+
+pub struct Copy {
+    root: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    /// Copies the sources; the built parts of earlier copies stay of use.
+    pub fn make() -> Self {
+        let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
+        let root = work.join("source");
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        if root.exists() {
+            fs::remove_dir_all(&root).expect("the old copy goes");
+        }
+        for name in CRATES {
+            copy_sources(&from.join(name), &root.join(name));
+        }
+        fs::create_dir_all(&root).expect("a directory");
+        fs::copy(from.join("Cargo.lock"), root.join("Cargo.lock")).expect("Cargo.lock");
+        let manifest = fs::read_to_string(from.join("Cargo.toml")).expect("Cargo.toml");
+        fs::write(root.join("Cargo.toml"), only_members(&manifest)).expect("written");
+        let lease = root.join("node/protocol/lease/src");
+        fs::write(lease.join("mutation.rs"), MUTATION_RS).expect("written");
+        let this = Self {
+            root,
+            target: work.join("target"),
+        };
+        this.replace(
+            "node/protocol/lease/src/lib.rs",
+            "#![forbid(unsafe_code)]",
+            "#![forbid(unsafe_code)]\nmod mutation;",
+            "the copy's set-up",
+        );
+        this
+    }
+
+    /// Plants a mutation.
+    pub fn plant(&self, number: usize, mutant: &Mutant) {
+        let path = format!("node/protocol/lease/src/{}", mutant.file);
+        let with = mutant
+            .with
+            .replace("LIVE", &format!("crate::mutation::is({number})"));
+        self.replace(&path, mutant.find, &with, mutant.name);
+    }
+
+    fn replace(&self, path: &str, find: &str, with: &str, name: &str) {
+        let path = self.root.join(path);
+        let text = fs::read_to_string(&path).expect("a source file");
+        let times = text.matches(find).count();
+        assert!(
+            times == 1,
+            "{name}: what it replaces is {times} times in {}: adapt it to the present source: {find}",
+            path.display()
+        );
+        fs::write(&path, text.replacen(find, with, 1)).expect("written");
+    }
+
+    /// Builds the simulator around the copy.
+    pub fn build(&self) -> PathBuf {
+        let output = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--offline", "--package", "simulator"])
+            .args(["--bin", "simulate"])
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("RUSTFLAGS", "--cap-lints=allow")
+            .output()
+            .expect("cargo runs");
+        assert!(
+            output.status.success(),
+            "the mutated copy does not build:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        self.target.join("debug/simulate")
+    }
+}
+
+/// The workspace's manifest with no other members than the copied ones.
+fn only_members(manifest: &str) -> String {
+    let start = manifest.find("members = [").expect("members");
+    let end = start + manifest[start..].find(']').expect("their end") + 1;
+    let members = CRATES.map(|name| format!("\"{name}\"")).join(", ");
+    format!(
+        "{}members = [{members}]{}",
+        &manifest[..start],
+        &manifest[end..]
+    )
+}
+
+fn copy_sources(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a source directory") {
+        let entry = entry.expect("an entry");
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            // Tests are not built; what they would need is left out.
+            if !["tests", "fuzz", "target"]
+                .iter()
+                .any(|name| path.ends_with(name))
+            {
+                copy_sources(&path, &target);
+            }
+        } else {
+            fs::copy(&path, &target).expect("copied");
+        }
+    }
+}
