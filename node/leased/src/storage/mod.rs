@@ -9,7 +9,8 @@
 //! one write becomes valid only with its last write.
 //! Tested in `tests/direct.rs` against the original, byte for byte.
 
-mod device;
+pub(crate) mod device;
+pub(crate) mod driver;
 mod index_lock;
 mod lockspace;
 mod resource;
@@ -27,7 +28,7 @@ pub use rindex::{
 
 /// The sector size that the flags of a request state, whatever they say of the
 /// align size.
-fn sector_of(flags: u32) -> Option<u32> {
+pub(crate) fn sector_of(flags: u32) -> Option<u32> {
     let says = |geometry| flags & SECTOR_BITS & geometry_flags(geometry) != 0;
     [Geometry::Sector512Align1M, Geometry::Sector4096Align1M]
         .into_iter()

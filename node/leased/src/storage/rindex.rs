@@ -218,10 +218,10 @@ pub fn update_rindex(index: &Rindex, entry: &Rentry, flags: RindexFlags) -> (Cod
 fn update(index: &Rindex, entry: &Rentry, flags: RindexFlags) -> Result<Rentry, Code> {
     let remove = flags.has(RindexFlags::REMOVE);
     let add = flags.has(RindexFlags::ADD);
+    let open = Open::new(index, Access::ReadWrite)?;
     if entry.offset == 0 || !(add || remove) || (!remove && entry.name.is_empty()) {
         return Err(Code::EINVAL);
     }
-    let open = Open::new(index, Access::ReadWrite)?;
     let number = open.at(entry.offset)?;
     if remove {
         open.change(number, &Entry::FREE)?;

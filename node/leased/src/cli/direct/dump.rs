@@ -290,10 +290,6 @@ impl Dump<'_> {
             if u64::from(host.get()) > leader.num_hosts {
                 break;
             }
-            if mode.is_shared() {
-                self.name(b"", 106)?;
-                writeln!(self.out, "{:04} {:04} SH", host.get(), mode.generation)?;
-            }
             if self.detail >= 2 && !dblock.is_empty() {
                 writeln!(
                     self.out,
@@ -306,6 +302,10 @@ impl Dump<'_> {
                     dblock.lver,
                     dblock.checksum
                 )?;
+            }
+            if mode.is_shared() {
+                self.name(b"", 106)?;
+                writeln!(self.out, "{:04} {:04} SH", host.get(), mode.generation)?;
             }
         }
         Ok(())

@@ -141,6 +141,14 @@ impl Subject {
         }
     }
 
+    /// What the last three fields are called.
+    fn last_fields(&self) -> [&'static str; 3] {
+        match self {
+            Self::Resource(_) => ["write_id", "write_generation", "write_timestamp"],
+            Self::Host(_) | Self::Nothing => ["extra1", "extra2", "extra3"],
+        }
+    }
+
     /// What lies where a lockspace should begin.
     fn probe(&self) -> Option<Leader> {
         let Self::Host(lockspace) = self else {
@@ -197,31 +205,48 @@ pub(super) fn write(arguments: &Arguments, out: &mut dyn Write) -> io::Result<Co
         .spot(Access::ReadWrite)
         .and_then(|spot| spot.read().map(|(leader, sector)| (spot, leader, sector)));
     let mut leader = found.as_ref().map_or(empty(), |(_, leader, _)| *leader);
-    change(&mut leader, &text, out)?;
+    let specified = change(&subject, &mut leader, &text, out)?;
     let generated = leader.computed_checksum();
+    leader.checksum = generated;
     if arguments.int(b'f') != 0 {
         writeln!(
             out,
             "warning: using specified checksum {:x} (generated is {generated:x})",
-            leader.checksum
+            specified.unwrap_or(0)
         )?;
+        leader.checksum = specified.unwrap_or(generated);
     } else {
-        leader.checksum = generated;
         writeln!(out, "use new generated checksum {generated:x}")?;
     }
-    let written = found.and_then(|(spot, _, sector)| spot.write(&leader, sector));
+    let written = found.and_then(|(spot, _, sector)| match leader.sector_size {
+        512 | 4096 => spot.write(&leader, sector),
+        _ => Err(Code::EINVAL),
+    });
     let code = written.err().unwrap_or(Code::OK);
     done(out, "write_leader", code)?;
-    print(&subject, &leader, out)?;
+    if code == Code::OK {
+        print(&subject, &leader, out)?;
+    }
     Ok(code)
 }
 
 /// What the original says when no file is named.
 const EFAULT: i32 = 14;
 
-/// Puts in the fields of lines `field value`; says which lines it ignores.
-fn change(leader: &mut Leader, text: &[u8], out: &mut dyn Write) -> io::Result<()> {
-    for line in text.split_inclusive(|&byte| byte == b'\n') {
+/// Puts in the fields of lines `field value`, and says which it ignores. The
+/// checksum, if there is one other than 0, is returned.
+fn change(
+    subject: &Subject,
+    leader: &mut Leader,
+    text: &[u8],
+    out: &mut dyn Write,
+) -> io::Result<Option<u32>> {
+    let mut checksum = None;
+    let [first, second, third] = subject.last_fields();
+    let lines = text
+        .split_inclusive(|&byte| byte == b'\n')
+        .flat_map(|line| line.chunks(LINE_MAX));
+    for line in lines {
         let mut words = line
             .split(u8::is_ascii_whitespace)
             .filter(|word| !word.is_empty());
@@ -231,29 +256,31 @@ fn change(leader: &mut Leader, text: &[u8], out: &mut dyn Write) -> io::Result<(
             out.write_all(b"\"\n")?;
             continue;
         };
-        let decimal = number(value, 10);
-        let small = u32::try_from(decimal & u64::from(u32::MAX)).unwrap_or(u32::MAX);
-        let hex = u32::try_from(number(value, 16) & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+        // A value that is no number changes nothing.
+        let decimal = decimal(value);
+        let small = decimal.and_then(|value| u32::try_from(value & 0xffff_ffff).ok());
+        let hex = hexadecimal(value);
         match field {
-            b"magic" => leader.magic = hex,
-            b"version" => leader.version = hex,
-            b"flags" => leader.flags = hex,
-            b"sector_size" => leader.sector_size = small,
-            b"num_hosts" => leader.num_hosts = decimal,
-            b"max_hosts" => leader.max_hosts = decimal,
-            b"owner_id" => leader.owner_id = decimal,
-            b"owner_generation" => leader.owner_generation = decimal,
-            b"lver" => leader.lver = decimal,
+            b"magic" => leader.magic = hex.unwrap_or(leader.magic),
+            b"version" => leader.version = hex.unwrap_or(leader.version),
+            b"flags" => leader.flags = hex.unwrap_or(leader.flags),
+            b"sector_size" => leader.sector_size = small.unwrap_or(leader.sector_size),
+            b"num_hosts" => put(&mut leader.num_hosts, decimal),
+            b"max_hosts" => put(&mut leader.max_hosts, decimal),
+            b"owner_id" => put(&mut leader.owner_id, decimal),
+            b"owner_generation" => put(&mut leader.owner_generation, decimal),
+            b"lver" => put(&mut leader.lver, decimal),
             b"space_name" => leader.space_name = NameField::from_bytes(value),
             b"resource_name" => leader.resource_name = NameField::from_bytes(value),
-            b"timestamp" => leader.timestamp = decimal,
-            b"checksum" => leader.checksum = hex,
+            b"timestamp" => put(&mut leader.timestamp, decimal),
+            b"checksum" => checksum = hex.filter(|&value| value != 0),
             b"io_timeout" => {
-                leader.io_timeout = u16::try_from(decimal & 0xffff).unwrap_or(u16::MAX);
+                let short = small.and_then(|value| u16::try_from(value & 0xffff).ok());
+                leader.io_timeout = short.unwrap_or(leader.io_timeout);
             }
-            b"write_id" | b"extra1" => leader.write_id = decimal,
-            b"write_generation" | b"extra2" => leader.write_generation = decimal,
-            b"write_timestamp" | b"extra3" => leader.write_timestamp = decimal,
+            field if field == first.as_bytes() => put(&mut leader.write_id, decimal),
+            field if field == second.as_bytes() => put(&mut leader.write_generation, decimal),
+            field if field == third.as_bytes() => put(&mut leader.write_timestamp, decimal),
             _ => {
                 out.write_all(b"ignore field: \"")?;
                 out.write_all(field)?;
@@ -261,22 +288,46 @@ fn change(leader: &mut Leader, text: &[u8], out: &mut dyn Write) -> io::Result<(
             }
         }
     }
-    Ok(())
+    Ok(checksum)
 }
 
-/// The digits a word begins with, `0x` before hexadecimal ones.
-fn number(word: &[u8], radix: u32) -> u64 {
-    let digits = match word {
-        [b'0', b'x' | b'X', digits @ ..] if radix == 16 => digits,
-        digits => digits,
+/// Longest piece of a line that is looked at as a whole, in bytes.
+const LINE_MAX: usize = 127;
+
+fn put(field: &mut u64, value: Option<u64>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// The decimal number a word begins with; a negative one wraps around, a large
+/// one is the largest.
+fn decimal(word: &[u8]) -> Option<u64> {
+    let (negative, digits) = match word {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] | digits => (false, digits),
     };
+    let value = number(digits, 10)?;
+    Some(if negative {
+        value.wrapping_neg()
+    } else {
+        value
+    })
+}
+
+/// The hexadecimal number a word begins with, after `0x`.
+fn hexadecimal(word: &[u8]) -> Option<u32> {
+    let value = number(word.strip_prefix(b"0x")?, 16)?;
+    Some(u32::try_from(value).unwrap_or(u32::MAX))
+}
+
+fn number(digits: &[u8], radix: u32) -> Option<u64> {
     digits
         .iter()
         .map_while(|&byte| char::from(byte).to_digit(radix))
-        .fold(0u64, |value, digit| {
-            value
-                .saturating_mul(u64::from(radix))
-                .saturating_add(u64::from(digit))
+        .fold(None, |value: Option<u64>, digit| {
+            let value = value.unwrap_or(0).saturating_mul(u64::from(radix));
+            Some(value.saturating_add(u64::from(digit)))
         })
 }
 
@@ -301,16 +352,12 @@ fn print(subject: &Subject, leader: &Leader, out: &mut dyn Write) -> io::Result<
     writeln!(out, "timestamp {}", leader.timestamp)?;
     writeln!(out, "checksum {:#x}", leader.checksum)?;
     writeln!(out, "io_timeout {}", leader.io_timeout)?;
-    let last = match subject {
-        Subject::Resource(_) => ["write_id", "write_generation", "write_timestamp"],
-        Subject::Host(_) | Subject::Nothing => ["extra1", "extra2", "extra3"],
-    };
     let values = [
         leader.write_id,
         leader.write_generation,
         leader.write_timestamp,
     ];
-    for (field, value) in last.into_iter().zip(values) {
+    for (field, value) in subject.last_fields().into_iter().zip(values) {
         writeln!(out, "{field} {value}")?;
     }
     Ok(())
