@@ -8,7 +8,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use control::lease::LeaseReport;
@@ -44,7 +44,7 @@ fn client_process() {
     let flags = RestrictFlags(restrict.parse().expect("a number"));
     assert_eq!(client.ask(&Request::Restrict { flags }).result, 0);
     let lease = resource(Path::new(disk), number.parse().expect("a number"));
-    println!("acquired {}", client.acquire(&[lease.clone()]));
+    println!("acquired {}", client.acquire(std::slice::from_ref(&lease)));
     // Until told to release, or the parent ends, or somebody kills this.
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).expect("a pipe");
@@ -305,7 +305,7 @@ fn a_helper_that_dies_is_replaced() {
 }
 
 /// Two daemons on one disk, as hosts 1 and 2.
-fn two(path: &PathBuf) -> (Daemon, Daemon) {
+fn two(path: &Path) -> (Daemon, Daemon) {
     let first = joined(path);
     let second = Daemon::start("hostB");
     assert_eq!(second.add(&lockspace(path, 2)), 0);

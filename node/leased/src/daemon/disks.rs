@@ -7,21 +7,24 @@
 //! replaced; every request is answered exactly once; a device that hangs takes
 //! at most half of the memory that requests may take.
 
+mod errand;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 
 use lease::Monotonic;
-use linux::disk::{Access, AlignedBuffer, BlockDevice, IoError, OpenError};
+use linux::disk::{AlignedBuffer, BlockDevice, IoError};
 use linux::ring::{Backend, Completion, Operation, Ring};
 use rustix::io::Errno;
 
+use self::errand::identity_at;
+pub(crate) use self::errand::{Errand, Found, Opened};
 use crate::keeper::SpaceId;
-use crate::resources::{Device, DiskIo, IoToken, OperationId};
+use crate::resources::{DiskIo, IoToken, OperationId};
 
 /// How long a descriptor nobody uses stays open. Short, because an open
 /// descriptor keeps a logical volume from being removed.
@@ -30,66 +33,11 @@ const IDLE_S: u64 = 1;
 const BUDGET_BYTES: usize = 16 << 20;
 /// Of these, on one device.
 const SHARE_BYTES: usize = BUDGET_BYTES / 2;
+/// How old an answer to what a path names may be where asking takes a thread
+/// and the file is in use all the time.
+const COMPARED_S: u64 = 1;
 /// Bytes of buffers kept for the next requests.
-const SPARE_BYTES: usize = 2 << 20;
-
-/// What an open file is, as far as a path can be compared with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Identity {
-    device: u64,
-    inode: u64,
-    special: u64,
-}
-
-/// A file that was opened.
-#[derive(Debug, Clone)]
-pub(crate) struct Opened {
-    device: Arc<BlockDevice>,
-    identity: Identity,
-    /// Asking the path what it names cannot hang.
-    local: bool,
-}
-
-/// Something that must not be done on the loop's thread.
-#[derive(Debug, Clone)]
-pub(crate) enum Errand {
-    /// Open the path.
-    Open(Arc<[u8]>),
-    /// See whether the path still names this.
-    Compare(Arc<[u8]>, Identity),
-}
-
-/// What came of an errand.
-#[derive(Debug)]
-pub(crate) enum Found {
-    /// Of [`Errand::Open`]: the file, or the kernel's error number.
-    Opened(Arc<[u8]>, Result<Opened, i32>),
-    /// Of [`Errand::Compare`].
-    Compared(Arc<[u8]>, bool),
-}
-
-impl Errand {
-    /// The path it is about.
-    pub(crate) fn path(&self) -> &Arc<[u8]> {
-        match self {
-            Self::Open(path) | Self::Compare(path, _) => path,
-        }
-    }
-
-    /// Does it; may block for as long as the device likes.
-    pub(crate) fn run(self) -> Found {
-        match self {
-            Self::Open(path) => {
-                let found = open(&path);
-                Found::Opened(path, found)
-            }
-            Self::Compare(path, identity) => {
-                let same = identity_at(&path) == Some(identity);
-                Found::Compared(path, same)
-            }
-        }
-    }
-}
+const SPARE_BYTES: usize = 8 << 20;
 
 /// A request that is over.
 #[derive(Debug)]
@@ -107,6 +55,15 @@ pub(crate) enum DoneAs {
     /// The kernel's error number, also that of a file that cannot be opened.
     Failed(i32),
     NotStarted,
+}
+
+/// What is read or written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Where<'a> {
+    /// A file or device.
+    Path(&'a [u8]),
+    /// The device of a lockspace.
+    Space(SpaceId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -150,6 +107,10 @@ struct Current {
     opened: Option<Opened>,
     /// An errand is under way; operations wait for it.
     away: bool,
+    /// When the path was last asked about.
+    compared: Monotonic,
+    /// The path names something else by now.
+    stale: bool,
     /// Operations that use the lane.
     users: usize,
     idle_since: Option<Monotonic>,
@@ -213,14 +174,13 @@ impl Disks {
         &mut self,
         operation: OperationId,
         token: IoToken,
-        device: &Device,
+        place: Where<'_>,
         io: DiskIo,
+        now: Monotonic,
     ) {
-        let lane = match device {
-            Device::Space(space) => LaneId::Space(*space),
-            Device::Disk(handle) => {
-                LaneId::File(self.pin(operation, handle.disk().path.as_bytes()))
-            }
+        let lane = match place {
+            Where::Space(space) => LaneId::Space(space),
+            Where::Path(path) => LaneId::File(self.pin(operation, path, now)),
         };
         let Some(queue) = self.lanes.get_mut(&lane) else {
             self.finish(token, DoneAs::NotStarted);
@@ -231,7 +191,7 @@ impl Disks {
     }
 
     /// The lane an operation uses for a path.
-    fn pin(&mut self, operation: OperationId, path: &[u8]) -> u64 {
+    fn pin(&mut self, operation: OperationId, path: &[u8], now: Monotonic) -> u64 {
         let path = match self.paths.get_key_value(path) {
             Some((known, _)) => Arc::clone(known),
             None => Arc::from(path),
@@ -240,51 +200,47 @@ impl Disks {
         if let Some(&lane) = self.pins.get(&pin) {
             return lane;
         }
-        let lane = self.begin(&path);
+        let lane = self.begin(&path, now);
         self.pins.insert(pin, lane);
         lane
     }
 
     /// An operation begins: what the path names now is what it gets.
-    fn begin(&mut self, path: &Arc<[u8]>) -> u64 {
-        if let Some(current) = self.paths.get_mut(path) {
-            let errand = match &current.opened {
-                _ if current.away => None,
-                Some(opened) if opened.local => {
-                    if identity_at(path) == Some(opened.identity) {
-                        None
-                    } else {
-                        return self.replace(path);
-                    }
+    fn begin(&mut self, path: &Arc<[u8]>, now: Monotonic) -> u64 {
+        let Some(current) = self.paths.get_mut(path).filter(|current| !current.stale) else {
+            return self.replace(path, now);
+        };
+        let in_use = current.users > 0;
+        let errand = match &current.opened {
+            _ if current.away => None,
+            Some(opened) if opened.local => {
+                if identity_at(path) != Some(opened.identity) {
+                    return self.replace(path, now);
                 }
-                // Asking a server takes as long as the server likes. What is
-                // in use by others was asked about when they began.
-                Some(opened) if current.users == 0 => {
-                    Some(Errand::Compare(Arc::clone(path), opened.identity))
-                }
-                Some(_) => None,
-                None => Some(Errand::Open(Arc::clone(path))),
-            };
-            if let Some(errand) = errand {
-                current.away = true;
-                if matches!(errand, Errand::Compare(..))
-                    && let Some(lane) = self.lanes.get_mut(&LaneId::File(current.lane))
-                {
-                    // Nothing begins before the answer.
-                    lane.device = None;
-                }
-                self.errands.push_back(errand);
+                None
             }
-            current.users += 1;
-            current.idle_since = None;
-            return current.lane;
+            // Asking a server takes as long as the server likes.
+            Some(_) if in_use && current.compared.plus_s(COMPARED_S) > now => None,
+            Some(opened) => Some(Errand::Compare(Arc::clone(path), opened.identity)),
+            None => Some(Errand::Open(Arc::clone(path))),
+        };
+        if let Some(errand) = errand {
+            current.away = true;
+            current.compared = now;
+            if !in_use && let Some(lane) = self.lanes.get_mut(&LaneId::File(current.lane)) {
+                // Nothing begins before the answer.
+                lane.device = None;
+            }
+            self.errands.push_back(errand);
         }
-        self.replace(path)
+        current.users += 1;
+        current.idle_since = None;
+        current.lane
     }
 
     /// A new descriptor for what the path names from now on. Operations under
     /// way keep the old one.
-    fn replace(&mut self, path: &Arc<[u8]>) -> u64 {
+    fn replace(&mut self, path: &Arc<[u8]>, now: Monotonic) -> u64 {
         let lane = self.next_number;
         self.next_number += 1;
         self.lanes.insert(LaneId::File(lane), Lane::new(None));
@@ -292,6 +248,8 @@ impl Disks {
             lane,
             opened: None,
             away: true,
+            compared: now,
+            stale: false,
             users: 1,
             idle_since: None,
         };
@@ -427,13 +385,28 @@ impl Disks {
                 }
                 self.advance(lane);
             }
+            Found::Compared(_, false) if self.has_device(lane) => {
+                // Operations under way keep it; the next one gets another.
+                if let Some(current) = self.paths.get_mut(&path) {
+                    current.stale = true;
+                }
+            }
             Found::Compared(_, false) => {
+                let Some(current) = self.paths.get_mut(&path) else {
+                    return;
+                };
                 // Nobody has used the old one since it was last idle.
                 current.opened = None;
                 current.away = true;
                 self.errands.push_back(Errand::Open(path));
             }
         }
+    }
+
+    fn has_device(&self, lane: LaneId) -> bool {
+        self.lanes
+            .get(&lane)
+            .is_some_and(|lane| lane.device.is_some())
     }
 
     /// Begins what a lane has waiting, as far as memory allows.
@@ -634,54 +607,5 @@ impl Disks {
 impl AsFd for Disks {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.ring.as_fd()
-    }
-}
-
-fn open(path: &[u8]) -> Result<Opened, i32> {
-    let path = Path::new(OsStr::from_bytes(path));
-    let device = BlockDevice::open(path, Access::ReadWrite).map_err(|error| number_of(&error))?;
-    let stat = rustix::fs::fstat(&device).map_err(|error| error.raw_os_error())?;
-    let special =
-        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::BlockDevice;
-    Ok(Opened {
-        identity: identity_of(&stat),
-        // A device's node is in a file system in memory.
-        local: special || is_local(&device),
-        device: Arc::new(device),
-    })
-}
-
-fn number_of(error: &OpenError) -> i32 {
-    match error {
-        OpenError::Missing { .. } => Errno::NOENT,
-        OpenError::ReadOnly { .. } => Errno::ROFS,
-        OpenError::WrongKind { .. }
-        | OpenError::NoDirectIo { .. }
-        | OpenError::SectorSize { .. } => Errno::INVAL,
-        OpenError::Other { source, .. } => {
-            return source.raw_os_error().unwrap_or(Errno::IO.raw_os_error());
-        }
-    }
-    .raw_os_error()
-}
-
-/// Whether a file's file system answers without asking anybody else.
-fn is_local(file: impl AsFd) -> bool {
-    /// Magic numbers of ext4, XFS, Btrfs and tmpfs, as in `statfs(2)`.
-    const LOCAL: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
-    rustix::fs::fstatfs(file)
-        .is_ok_and(|about| i64::try_from(about.f_type).is_ok_and(|magic| LOCAL.contains(&magic)))
-}
-
-fn identity_at(path: &[u8]) -> Option<Identity> {
-    let stat = rustix::fs::stat(Path::new(OsStr::from_bytes(path))).ok()?;
-    Some(identity_of(&stat))
-}
-
-fn identity_of(stat: &rustix::fs::Stat) -> Identity {
-    Identity {
-        device: stat.st_dev,
-        inode: stat.st_ino,
-        special: stat.st_rdev,
     }
 }

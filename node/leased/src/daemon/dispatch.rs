@@ -2,14 +2,17 @@
 
 use lease::code::Code;
 use sanlock_wire::{
-    Class, Command, Header, Incoming, Lockspace, Release, Reply, ReplyBody, Request, RestrictFlags,
-    Target,
+    AcquireFlags, Class, Command, Header, Incoming, Lockspace, Release, Reply, ReplyBody, Request,
+    RestrictFlags, Target,
 };
 
 use super::client::Killpath;
 use super::{Daemon, helper};
-use crate::resources::{ClientId, Input, Process};
+use crate::resources::{ClientId, Input, Patience, Process};
 
+/// A flag of our own in `ACQUIRE`: stand in line for leases that other
+/// processes of this host have, for as long as the client lives.
+const WAIT: AcquireFlags = AcquireFlags(0x1000_0000);
 /// Longest killpath path and argument string.
 const KILLPATH_MAX: usize = 127;
 
@@ -226,13 +229,14 @@ impl Daemon {
                     pid: client.pid,
                     restricted: client.restricted,
                 };
+                let patience = flags.has(WAIT).then_some(Patience { until: None });
                 let reply = self.defer(id, header, Some(target));
                 self.tell(Input::Acquire {
                     reply,
                     process,
                     flags,
                     resources,
-                    patience: None,
+                    patience,
                 });
             }
             Request::Release { release, .. } => self.on_release(id, header, target, &release),

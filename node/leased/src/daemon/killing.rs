@@ -92,6 +92,10 @@ impl Daemon {
 
     /// Lets go of lockspaces that nobody uses any more.
     pub(super) fn pump_spaces(&mut self) {
+        let ending = |space: &Space| space.killing.is_some() && !space.leaving;
+        if !self.spaces.iter().any(ending) {
+            return;
+        }
         let at = now().boottime;
         for id in self.spaces.ids() {
             let Some(space) = self.spaces.get(id) else {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use lease::{IoOutcome as Ended, Now};
 use sanlock_wire::Reply;
 
-use super::disks::DoneAs;
+use super::disks::{DoneAs, Where};
 use super::helper::{Order, Sent};
 use super::{Daemon, Outcome, now};
-use crate::resources::{ClientId, Effect, Input, Level, Line, Signal};
+use crate::resources::{ClientId, Device, Effect, Input, Level, Line, Signal};
 
 /// Rounds of one turn of the loop: what goes on for longer goes on after the
 /// clients had theirs.
@@ -31,7 +31,14 @@ impl Daemon {
                 token,
                 device,
                 io,
-            } => self.disks.submit(operation, token, &device, io),
+            } => {
+                let place = match &device {
+                    Device::Disk(handle) => Where::Path(handle.disk().path.as_bytes()),
+                    Device::Space(space) => Where::Space(*space),
+                };
+                let at = now().boottime;
+                self.disks.submit(operation, token, place, io, at);
+            }
             Effect::OperationEnded(operation) => self.disks.ended(operation, now().boottime),
             Effect::Reply { to, result, body } => {
                 let target = self.pending.get(&to).and_then(|pending| pending.target);

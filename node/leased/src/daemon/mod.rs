@@ -123,6 +123,8 @@ struct Daemon {
     pending: BTreeMap<ReplyTo, Pending>,
     next_reply: u64,
     keeper: Keeper,
+    /// The keeper has something to tell.
+    keeper_rings: bool,
     spaces: Spaces,
     resources: Resources,
     disks: Disks,
@@ -205,6 +207,7 @@ impl Daemon {
             pending: BTreeMap::new(),
             next_reply: 1,
             keeper,
+            keeper_rings: false,
             disks,
             jobs,
             streams: Vec::new(),
@@ -281,8 +284,10 @@ impl Daemon {
             Source::LISTENER => self.accept(at.boottime),
             Source::SIGNALS => self.on_signals(),
             Source::HELPER => self.on_helper(),
+            Source::KEEPER => self.keeper_rings = true,
+            Source::JOBS => self.jobs.quiet(),
             // Looked at in every turn anyway.
-            Source::KEEPER | Source::RING | Source::JOBS | Source::STATUS => {}
+            Source::RING | Source::STATUS => {}
             Source(number) if number >= Source::LISTENERS => {
                 self.on_listener(number - Source::LISTENERS);
             }
@@ -358,7 +363,9 @@ impl Daemon {
         {
             self.tell(crate::resources::Input::Tick);
         }
-        self.spaces_tick(at);
+        if self.spaces.deadline().is_some_and(|due| due <= at.boottime) {
+            self.spaces_tick(at);
+        }
     }
 
     /// Gives clients their turns.

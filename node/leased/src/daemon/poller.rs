@@ -96,7 +96,12 @@ impl Poller {
     /// Waits until something is ready or `deadline` has come. With `busy`
     /// it does not wait at all.
     pub(crate) fn wait(&mut self, deadline: Option<Monotonic>, busy: bool) -> io::Result<()> {
-        if deadline != self.armed && !busy {
+        // A timer that rings too early costs one turn of the loop, setting it
+        // anew each time costs more.
+        let early_enough = self
+            .armed
+            .is_some_and(|armed| deadline.is_none_or(|deadline| armed <= deadline));
+        if !busy && !early_enough && deadline.is_some() {
             self.arm(deadline)?;
         }
         self.events.clear();

@@ -222,6 +222,7 @@ impl Daemon {
         space.acquire_attempt_s = now().monotonic.seconds();
         self.spaces.insert(space);
         self.keeper.join(join);
+        self.keeper_rings = true;
         Ok(id)
     }
 
@@ -289,6 +290,9 @@ impl Daemon {
 
     /// Takes in what the keeper tells; whether it told anything.
     pub(super) fn pump_keeper(&mut self, at: Now) -> bool {
+        if !std::mem::take(&mut self.keeper_rings) {
+            return false;
+        }
         let mut any = false;
         while let Some((id, event)) = self.keeper.next_event() {
             any = true;

@@ -196,7 +196,7 @@ pub(crate) fn raise_limits(options: &Options) {
     };
     if options.privileged {
         for resource in [Resource::Memlock, Resource::Rtprio, Resource::Core] {
-            rustix::process::setrlimit(resource, unlimited.clone()).ok();
+            rustix::process::setrlimit(resource, unlimited).ok();
         }
     }
     let files = rustix::process::getrlimit(Resource::Nofile);
