@@ -2,7 +2,7 @@
 //! it is given back or becomes shared.
 
 use lease::code::Code;
-use sanlock_wire::{ReplyBody, Resource};
+use sanlock_wire::{LVB_MAX, ReplyBody, Resource};
 
 use super::table::{Lvb, State};
 use super::types::ReplyTo;
@@ -21,12 +21,14 @@ impl Resources {
 
     pub(super) fn on_get_lvb(&mut self, reply: ReplyTo, resource: &Resource, wanted: u32) {
         let result = self.held_lvb(resource).map(|lvb| {
-            let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-            let whole: &[u8] = &lvb.bytes;
-            match wanted {
-                0 => whole.to_vec(),
-                wanted => whole.get(..wanted).unwrap_or(whole).to_vec(),
+            let mut bytes = lvb.bytes.to_vec();
+            // More than there is reads as zeros.
+            match usize::try_from(wanted) {
+                Ok(0) => {}
+                Ok(wanted) => bytes.resize(wanted.min(LVB_MAX), 0),
+                Err(_) => bytes.resize(LVB_MAX, 0),
             }
+            bytes
         });
         match result {
             Ok(bytes) => self.reply_with(reply, Code::OK, ReplyBody::Lvb(bytes)),

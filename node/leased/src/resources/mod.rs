@@ -182,10 +182,16 @@ impl Resources {
             Input::Io(token, outcome) => self.on_io(token, outcome, owners),
         }
         self.work_off(owners);
-        while let Some(&(due, timer)) = self.timers.first()
-            && due <= self.now.boottime
+        // Only what is due now: something that is due again at once has to wait
+        // for the next call, or nothing else would ever happen.
+        let mut due = Vec::new();
+        while let Some(&(at, timer)) = self.timers.first()
+            && at <= self.now.boottime
         {
             self.timers.pop_first();
+            due.push(timer);
+        }
+        for timer in due {
             match timer {
                 Timer::Op(op) => self.on_op_due(op),
                 Timer::Removing(resource) => self.on_removing_due(resource),

@@ -158,7 +158,8 @@ fn a_value_goes_to_the_next_holder() {
     let mut b = a.peer(2);
     b.acquire_with(1, &["R1:SH"], AcquireFlags::LVB);
     assert_eq!(b.get_lvb("R1", 5), Ok(b"HEllo".to_vec()));
-    assert_eq!(b.get_lvb("R1", 600).map(|bytes| bytes.len()), Ok(512));
+    assert_eq!(b.get_lvb("R1", 600).map(|bytes| bytes.len()), Ok(600));
+    assert_eq!(b.get_lvb("R1", u32::MAX).map(|bytes| bytes.len()), Ok(4096));
 }
 
 #[test]
