@@ -312,8 +312,9 @@ impl Acquire {
                     geometry: self.geometry,
                     lvb: None,
                     own: Some((released(&dblock), self.own_mode())),
-                    // A shared holder's mark must be back before others come in.
-                    own_first: self.keep.is_some(),
+                    // A shared holder's mark must be back before others come in;
+                    // one that shall not be must not stay for ever.
+                    own_first: self.keep.is_some() || self.options.shared,
                     leader: LeaderPlan::Ours,
                     rename: None,
                 };

@@ -60,14 +60,19 @@ impl Acquire {
         ballot.accepted = None;
         ballot.value = None;
         ballot.began = self.desk.now.boottime;
+        let (lver, mbal) = (ballot.lver, ballot.mbal);
+        let value = kept.map(|kept| Value {
+            owner_id: kept.inp,
+            generation: kept.inp2,
+            timestamp: kept.inp3,
+        });
         let dblock = Dblock {
-            mbal: ballot.mbal,
-            lver: ballot.lver,
+            mbal,
+            lver,
+            flags: self.mark(lver, value),
             ..kept.unwrap_or_default()
         };
-        // Where the leader still names us from before, our block may carry the
-        // mark that says we have let go: from here on it does not.
-        let lver = ballot.lver;
+        // If this comes to nothing, what names us is taken back.
         let named = self.leader.is_some_and(|leader| {
             leader.timestamp != 0 && leader.owner_id == u64::from(self.us.host_id.get())
         });
@@ -91,12 +96,8 @@ impl Acquire {
         let value = ballot.accepted.map_or(value, |(_, accepted)| accepted);
         ballot.value = Some(value);
         self.proposed = Some(ballot.lver);
-        let (lver, ours) = (ballot.lver, self.is_us(&value));
-        let flags = if ours && self.is_used_up(lver) {
-            Dblock::RELEASED
-        } else {
-            0
-        };
+        let lver = ballot.lver;
+        let flags = self.mark(lver, Some(value));
         let Some(ballot) = &self.ballot else {
             return;
         };
@@ -117,6 +118,18 @@ impl Acquire {
     /// it again gives it to us again; then it is only a step to the next one.
     fn is_used_up(&self, lver: u64) -> bool {
         self.left.lver == lver && self.left.bal != 0
+    }
+
+    /// The mark that we have let go stays on our block until we propose
+    /// ourselves anew: the leader may name us yet, or once more, by the hand of
+    /// another host.
+    fn mark(&self, lver: u64, value: Option<Value>) -> u32 {
+        let anew = value.is_some_and(|value| self.is_us(&value)) && !self.is_used_up(lver);
+        if anew || self.left.mbal == 0 {
+            0
+        } else {
+            Dblock::RELEASED
+        }
     }
 
     fn write_own(&mut self, purpose: Purpose, dblock: &Dblock) {

@@ -184,7 +184,8 @@ impl Freeing {
                 let late = desk.now.boottime.ms_since(self.began) > OLD_MS;
                 let doubtful = self.own_result().is_err();
                 let read = self.read.is_some_and(|tally| tally.majority().is_ok());
-                if read && (late || (doubtful && !self.plan.own_first)) {
+                let ends = doubtful && self.plan.own_first;
+                if read && !ends && (late || doubtful) {
                     self.read_again(desk);
                     return None;
                 }

@@ -343,10 +343,10 @@ impl World {
                 let mut bytes = [0; 512];
                 content.fill(&mut bytes);
                 let dblock = Dblock::decode(&bytes).expect("long enough");
-                if dblock.is_released() {
-                    Next::WriteReleased
-                } else if dblock.bal == 0 {
+                if dblock.bal == 0 {
                     Next::WritePhase1
+                } else if dblock.is_released() {
+                    Next::WriteReleased
                 } else {
                     Next::WritePhase2
                 }
