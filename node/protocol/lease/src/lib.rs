@@ -1,5 +1,9 @@
-//! The delta-lease protocol: one host id of one lockspace, held by at most one
-//! host at a time.
+//! Who may do what on shared storage: delta leases, which make a host a member
+//! of a lockspace, and leases on resources, which members take from each other.
+//!
+//! [`resource`] holds the second kind and says how it works; [`code`] has the
+//! numbers both report. The rest of this page is about delta leases: one host
+//! id of one lockspace, held by at most one host at a time.
 //!
 //! What it is: [`DeltaLease`], a state machine that takes time and the
 //! outcomes of I/O in and gives reads, writes and watchdog calls out;
@@ -29,14 +33,12 @@
 //! - a write whose outcome is unknown is never counted as done nor as not done;
 //! - lost is final.
 //!
-//! One limit comes with the format and is shared with the original: a record
-//! does not tell a claim from a renewal. If a claim hangs for longer than T,
-//! lands on top of a newer holder's record, and the claiming process then
-//! dies, its successor finds its own name and re-acquires in 2T, while the
-//! overwritten holder may still be waiting for its watchdog to fire. And
-//! whoever finds its own late claim there cannot know the timeout of the
-//! holder it covers: it waits by its own, so hosts that compete for one host id
-//! must have the same.
+//! Limits that come with the format:
+//! - a record does not tell a claim from a renewal, nor whose T the claim it
+//!   covers was made with: hosts that compete for one host id must have the
+//!   same T;
+//! - a write that hung when its process was killed is assumed to be gone when
+//!   the machine has been reset, or 8T + W after the kill.
 #![forbid(unsafe_code)]
 
 pub mod code;
