@@ -8,6 +8,11 @@
 //! ```text
 //! cargo run -p lease --example file_lease
 //! ```
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "the library leaves files and clocks to its user, which this is"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io;
