@@ -78,6 +78,15 @@ enum Wanted {
     Abandoned,
 }
 
+/// How a lockspace ended, for the next one in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Whatever it guarded has ended before it.
+    Over,
+    /// A write of its may have landed on top of anything.
+    Uncertain,
+}
+
 /// What the owner was told.
 #[derive(Debug, Clone, Copy, Default)]
 struct Told {
@@ -175,8 +184,23 @@ impl Space {
         Arc::clone(&self.board)
     }
 
-    pub(super) fn lease_mut(&mut self) -> &mut DeltaLease {
-        &mut self.lease
+    /// Takes the place of one that ended in this manner.
+    pub(super) fn follow(&mut self, manner: Manner) {
+        match manner {
+            Manner::Over => self.lease.assume_succession(),
+            Manner::Uncertain => self.lease.assume_uncertain(),
+        }
+    }
+
+    /// How it ended; `None`: with an expiry standing, and perhaps with users.
+    pub(super) fn manner(&self) -> Option<Manner> {
+        if self.lease.is_uncertain() {
+            Some(Manner::Uncertain)
+        } else if self.told.lost.is_none() || self.wanted == Wanted::Abandoned {
+            Some(Manner::Over)
+        } else {
+            None
+        }
     }
 
     /// Whether it has ended for its owner but may still change the disk.
@@ -187,10 +211,6 @@ impl Space {
     /// Whether nothing is left to be done for it.
     pub(super) fn is_gone(&self) -> bool {
         self.told.over && self.flights.is_empty() && self.events.is_empty() && !self.uncleared
-    }
-
-    pub(super) fn is_uncertain(&self) -> bool {
-        self.lease.is_uncertain()
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -450,8 +470,11 @@ impl Space {
                     renewal_s,
                     expire_s,
                 } => {
-                    self.unsent = Some((renewal_s, expire_s));
-                    self.resend(edges);
+                    // What is taken back stays taken back.
+                    if self.wanted != Wanted::Abandoned {
+                        self.unsent = Some((renewal_s, expire_s));
+                        self.resend(edges);
+                    }
                 }
                 Effect::WatchdogClear => self.clear_watchdog(edges),
             }

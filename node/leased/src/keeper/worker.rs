@@ -20,7 +20,7 @@ use super::journal::Journal;
 use super::opening::Outcome;
 use super::outbox::{Message, Outbox};
 use super::pool::Pool;
-use super::space::Space;
+use super::space::{Manner, Space};
 use super::{Event, Join, SPACES_MAX, SpaceId, now};
 
 /// Shortest wait, ms: at real-time priority a loop that found nothing to do
@@ -28,8 +28,9 @@ use super::{Event, Join, SPACES_MAX, SpaceId, now};
 const WAIT_MIN_MS: u64 = 1;
 /// When the kernel takes no requests, it is asked again after this, ms.
 const FLUSH_RETRY_MS: u64 = 20;
-/// Remembered joins whose claim may still land; the oldest is forgotten.
-const UNCERTAIN_MAX: usize = 64;
+/// Ends that are remembered; the oldest is forgotten. Who joins again without
+/// being remembered waits like for another host.
+const ENDED_MAX: usize = 256;
 
 /// Everything outside the thread that lockspaces deal with.
 #[derive(Debug)]
@@ -73,7 +74,8 @@ pub(super) struct Worker {
     dues: Vec<Monotonic>,
     /// How many of them wait for a buffer.
     waiting: usize,
-    uncertain: Vec<Arc<Join>>,
+    /// How lockspaces ended that may be joined again.
+    ended: Vec<(Arc<Join>, Manner)>,
 }
 
 const NEVER: Monotonic = Monotonic(u64::MAX);
@@ -99,7 +101,7 @@ impl Worker {
             spaces: Vec::with_capacity(SPACES_MAX),
             dues: Vec::with_capacity(SPACES_MAX),
             waiting: 0,
-            uncertain: Vec::with_capacity(UNCERTAIN_MAX),
+            ended: Vec::with_capacity(ENDED_MAX),
         })
     }
 
@@ -161,8 +163,9 @@ impl Worker {
 
     fn add(&mut self, mut space: Box<Space>) {
         let join = Arc::clone(space.join());
-        if self.uncertain.iter().any(|other| same_area(other, &join)) {
-            space.lease_mut().assume_uncertain();
+        let former = self.ended.iter().find(|(other, _)| same_area(other, &join));
+        if let Some((_, manner)) = former {
+            space.follow(*manner);
         }
         let at = self.spaces.partition_point(|other| other.id() < space.id());
         // Only now: its outcome must find the lockspace here.
@@ -228,12 +231,12 @@ impl Worker {
         self.dues.remove(at);
         let space = self.spaces.remove(at);
         let join = Arc::clone(space.join());
-        self.uncertain.retain(|other| !same_area(other, &join));
-        if space.is_uncertain() {
-            if self.uncertain.len() == UNCERTAIN_MAX {
-                self.uncertain.remove(0);
+        self.ended.retain(|(other, _)| !same_area(other, &join));
+        if let Some(manner) = space.manner() {
+            if self.ended.len() == ENDED_MAX {
+                self.ended.remove(0);
             }
-            self.uncertain.push(Arc::clone(&join));
+            self.ended.push((Arc::clone(&join), manner));
         }
         // Without room it is dropped here, which may wait for its device.
         self.edges.outbox.put(Message::Gone(space)).ok();

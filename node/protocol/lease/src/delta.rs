@@ -141,9 +141,6 @@ struct Claim {
     settle_s: u64,
     /// When its timestamp was made.
     submitted: Monotonic,
-    /// Until then an earlier process of this machine, killed while it held
-    /// the lease, may still count as its holder.
-    inherited_until: Monotonic,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -154,8 +151,6 @@ struct Held {
     certain: bool,
     /// When the last successful renewal's timestamp was made.
     last_success: Monotonic,
-    /// See [`Claim::inherited_until`].
-    inherited_until: Monotonic,
     phase: Phase,
     failing: bool,
     trouble: Option<RenewalFailure>,
@@ -225,6 +220,8 @@ enum Stage {
         loss: Loss,
         generation: Generation,
         last_success: Monotonic,
+        /// A renewal was still on its way to the disk.
+        overtaken: bool,
     },
 }
 
@@ -232,7 +229,7 @@ enum Stage {
 ///
 /// After every [`Self::handle`], drain [`Self::next_effect`] and
 /// [`Self::next_note`], and call again at [`Self::deadline`] at the latest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DeltaLease {
     config: Config,
     stage: Stage,
@@ -241,6 +238,11 @@ pub struct DeltaLease {
     /// A claim of ours may have landed at any moment, on top of anything: a
     /// record with our name no longer proves that nobody else held the lease.
     uncertain: bool,
+    /// Whoever left a record with our name is surely over.
+    succeeds: bool,
+    /// By how much boot-time was ahead of the monotonic clock, ns, when the
+    /// watchdog was last told an expiry.
+    slept: u64,
     release_wanted: bool,
     renewals: u64,
     renewal_failures: u64,
@@ -266,6 +268,8 @@ impl DeltaLease {
             now: Now::default(),
             next_io: 1,
             uncertain: false,
+            succeeds: false,
+            slept: 0,
             release_wanted: false,
             renewals: 0,
             renewal_failures: 0,
@@ -284,6 +288,7 @@ impl DeltaLease {
         // Whether the lease is still held is decided before anything else:
         // an outcome that arrives late must not revive it.
         self.expire_held();
+        self.count_sleep();
         match input {
             Input::Tick => {}
             Input::Start(geometry) => self.start(geometry),
@@ -342,11 +347,31 @@ impl DeltaLease {
         self.extras = extras;
     }
 
-    /// Whether a claim of ours may land, or have landed, at any moment: then a
-    /// record with our name proves nothing. Ends when the lease is held.
+    /// Whether a claim or a renewal of ours may land, or have landed, at any
+    /// moment, on top of anything: then a record with our name proves nothing.
+    /// Ends when the lease is held.
     #[must_use]
     pub fn is_uncertain(&self) -> bool {
-        self.uncertain || matches!(self.stage, Stage::Writing { .. })
+        match &self.stage {
+            Stage::Writing { .. } => true,
+            Stage::Lost { overtaken, .. } => *overtaken,
+            Stage::Waiting(_)
+            | Stage::First(_)
+            | Stage::Watching(_)
+            | Stage::Settling { .. }
+            | Stage::Registering { .. }
+            | Stage::Held(_)
+            | Stage::Unclaiming { .. }
+            | Stage::Releasing { .. }
+            | Stage::Released => self.uncertain,
+        }
+    }
+
+    /// Tells a new lease that whatever an earlier one of this process left
+    /// behind is over: everything it guarded has ended, its expiry was taken
+    /// back, and nothing of it is on its way to the disk any more.
+    pub fn assume_succession(&mut self) {
+        self.succeeds = true;
     }
 
     /// Makes a new lease as careful as one that [`Self::is_uncertain`] and
@@ -408,6 +433,7 @@ impl DeltaLease {
                 loss,
                 generation,
                 last_success,
+                ..
             } => {
                 status.state = State::Lost;
                 status.generation = Some(*generation);

@@ -121,11 +121,13 @@ impl Host {
     }
 
     /// Whether it may still be using what it locked as `generation` (spec
-    /// §3.6, `host_live`).
+    /// §3.6, `host_live`). Of a generation newer than the one seen nothing is
+    /// known: the latest look may be older than its acquisition.
     #[must_use]
     pub fn may_live(&self, generation: Generation, now: Monotonic, fire_timeout_s: u32) -> bool {
         let given_back = self.timestamp == 0 && !self.damaged;
-        !given_back && self.generation <= generation && !self.is_dead(now, fire_timeout_s)
+        let over = given_back || self.is_dead(now, fire_timeout_s);
+        generation > self.generation || (generation == self.generation && !over)
     }
 }
 

@@ -75,6 +75,10 @@ pub const RETRY_PAUSE_MS: u64 = 500;
 /// milliseconds.
 pub const FIRST_PAUSE_MS: u64 = 500;
 
+/// A difference of the two clocks that is a sleep and not the time between
+/// reading them, nanoseconds.
+pub const SLEEP_NS: u64 = 1_000_000_000;
+
 /// Milliseconds after which a read or write of a renewal is reported as slow.
 #[must_use]
 pub const fn stalling_ms(t: u8) -> u64 {

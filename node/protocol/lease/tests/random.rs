@@ -105,15 +105,8 @@ fn run(seed: u64, seen: &mut Seen) {
         .log
         .push(format!("seed {seed}, T {t}, W {fire_timeout_s}"));
     let contenders = 2 + usize::from(random.chance(50));
-    let mut mixed = false;
     for name in ["a", "b", "c"].into_iter().take(contenders) {
         let machine = world.add(name, 1);
-        // Half the hosts have a timeout of their own.
-        if random.chance(50) {
-            world.machines[machine].config.io_timeout_s =
-                u8::try_from(1 + random.below(3)).expect("small");
-        }
-        mixed |= world.machines[machine].config.io_timeout_s != t_small;
         world.machines[machine].reboot_after = Some(random.below(20) * S);
         world.machines[machine].boot_at = Some(world.now + random.below(10) * S);
     }
@@ -122,9 +115,7 @@ fn run(seed: u64, seen: &mut Seen) {
     let swarm = Swarm {
         slow: draw(10),
         fail: draw(15),
-        // A claim that lands on top of a holder's record hides how long that
-        // holder's timeout is; who waits for it can only assume its own.
-        hang: if mixed { 0 } else { draw(6) },
+        hang: draw(6),
         lie: draw(10),
     };
     let mut of_disk = Random(seed ^ 0xd15c);
@@ -137,10 +128,7 @@ fn run(seed: u64, seen: &mut Seen) {
             world.step(pause);
         }
         let machine = usize::try_from(random.below(3)).expect("small") % contenders;
-        // The one limit shared with the original: a process that dies takes
-        // the knowledge with it that its claim hung and may land late, and its
-        // successor takes the record for its own.
-        if world.machines[machine].lease.is_none() || world.has_uncertain_claim(machine) {
+        if world.machines[machine].lease.is_none() {
             continue;
         }
         match random.below(12) {

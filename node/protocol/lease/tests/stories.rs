@@ -145,19 +145,56 @@ fn a_released_lease_is_free_at_once_and_the_watchdog_is_cleared() {
 }
 
 #[test]
-fn the_successor_of_a_killed_process_does_not_free_what_that_one_held() {
+fn the_successor_of_a_killed_process_does_not_overtake_what_that_one_guarded() {
     let (mut world, a, b) = held();
     world.run(5);
     world.kill(a);
     world.start_process(a);
     world.boot(b);
-    world.until(60, "a holds again", |world| world.is(a, State::Held));
-    world.input(a, Input::Release);
-    world.run(1);
-    assert!(world.is(a, State::Released));
-    // Whatever the killed process guarded may run until the watchdog fires.
-    assert_ne!(world.record(1).timestamp, 0);
-    world.until(300, "b holds", |world| world.is(b, State::Held));
+    // What the killed process guarded runs until its watchdog fires. A new
+    // generation before that would let others have it.
+    world.until(300, "the watchdog fires", |world| {
+        assert_eq!(world.record(1).owner_generation, 1);
+        world.machines[a].resets > 0
+    });
+    world.boot(a);
+    let took = world.until(60, "a holds again", |world| world.is(a, State::Held));
+    assert_eq!(took, 20, "started anew, nothing is left to wait for");
+    assert_eq!(world.generation(a), Some(2));
+}
+
+#[test]
+fn without_a_watchdog_there_is_nothing_a_successor_would_have_to_wait_for() {
+    let mut world = World::new(T, W);
+    let a = world.add("a", 1);
+    world.machines[a].config.watchdog = false;
+    world.boot(a);
+    world.until(60, "registered", |world| world.generation(a).is_some());
+    world.kill(a);
+    world.start_process(a);
+    world.until(30, "a holds again", |world| world.generation(a) == Some(2));
+}
+
+#[test]
+fn after_a_sleep_the_watchdog_is_told_when_the_lease_really_ends() {
+    let (mut world, a, _) = held();
+    world.until(100, "renewed", |world| {
+        world.status(a).is_some_and(|status| status.renewals > 0)
+    });
+    let wakes = world.now + 30 * S;
+    world.suspend(a, 30 * S);
+    world.until(60, "it wakes up", |world| world.now >= wakes);
+    let expires = world.status(a).and_then(|status| status.expires);
+    let left = expires.expect("held").0 - world.clock(a).boottime.0;
+    let reset_at = world.machines[a].reset_at.expect("registered");
+    let due = world.now + left + u64::from(W) * S;
+    assert!(
+        reset_at <= due && due - reset_at < 2 * S,
+        "{reset_at}, due {due}"
+    );
+    // And one that slept through its lease is as good as reset.
+    world.suspend(a, 100 * S);
+    world.until(200, "lost", |world| world.is(a, State::Lost));
 }
 
 #[test]

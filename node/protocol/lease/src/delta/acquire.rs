@@ -27,7 +27,9 @@ impl DeltaLease {
 
     pub(super) fn on_first(&mut self, read: Pending, outcome: IoOutcome<'_>) {
         match self.own_record(outcome) {
-            Ok(record) if self.is_available(&record) => self.claim_available(record, read),
+            Ok(record) if self.is_available(&record) => {
+                self.claim(record, next_generation(&record), read)
+            }
             Ok(record) => self.watch(record, false),
             Err(failure) => self.fail(failure),
         }
@@ -35,11 +37,20 @@ impl DeltaLease {
 
     /// Whether a record may be written over without waiting for anybody.
     fn is_available(&self, record: &Leader) -> bool {
-        record.timestamp == 0
-            || (record
-                .resource_name
-                .same_name(self.config.host_name.field())
-                && !self.uncertain)
+        let ours = record
+            .resource_name
+            .same_name(self.config.host_name.field());
+        record.timestamp == 0 || (ours && !self.uncertain && self.is_over(record))
+    }
+
+    /// Whether the process that left a record with our name is over together
+    /// with everything it guarded: the machine was started anew since, which
+    /// its clock tells; or there was no watchdog to guard anything with.
+    ///
+    /// Otherwise a new generation would let others have at once what the old
+    /// one's clients still use until their watchdog fires.
+    fn is_over(&self, record: &Leader) -> bool {
+        self.succeeds || !self.config.watchdog || record.timestamp > self.timestamp()
     }
 
     /// Seconds after which an unchanged record's host is surely dead.
@@ -102,9 +113,9 @@ impl DeltaLease {
                 let unchanged = record == watch.record;
                 let surely_dead = watch.since.plus_s(self.take_over_s(&watch.record));
                 if self.is_available(&record) {
-                    self.claim_available(record, look);
+                    self.claim(record, next_generation(&record), look);
                 } else if unchanged && look.since >= surely_dead {
-                    self.claim(record, next_generation(&record), look, Monotonic(0));
+                    self.claim(record, next_generation(&record), look);
                 } else if unchanged {
                     let next_look = self.next_look(watch.since, &record);
                     self.stage = Stage::Watching(Watch {
@@ -131,24 +142,8 @@ impl DeltaLease {
         }
     }
 
-    /// Claims a record that is free, or was left with our name on it by a
-    /// process that did not release it.
-    fn claim_available(&mut self, found: Leader, read: Pending) {
-        let inherited_until = match found.timestamp {
-            0 => Monotonic(0),
-            _ => self.now.boottime.plus_s(self.take_over_s(&found)),
-        };
-        self.claim(found, next_generation(&found), read, inherited_until);
-    }
-
     /// Writes our claim over `found`, as it was read by `read`.
-    fn claim(
-        &mut self,
-        found: Leader,
-        generation: Generation,
-        read: Pending,
-        inherited_until: Monotonic,
-    ) {
+    fn claim(&mut self, found: Leader, generation: Generation, read: Pending) {
         let t = self.config.io_timeout_s;
         let not_after = read.since.plus_s(timings::io_s(t));
         if self.now.boottime > not_after {
@@ -169,7 +164,6 @@ impl DeltaLease {
             record,
             settle_s,
             submitted: self.now.boottime,
-            inherited_until,
         };
         self.stage = Stage::Writing { write, claim };
     }
@@ -210,7 +204,7 @@ impl DeltaLease {
             // still the same acquisition, so the generation stays.
             Ok(record) if record == claim.record && self.is_stale(&claim) => {
                 let generation = Generation(record.owner_generation);
-                self.claim(record, generation, look, claim.inherited_until);
+                self.claim(record, generation, look);
             }
             Ok(record) if record == claim.record => self.register(claim),
             // Another host was faster, or slower: its record is there now.
@@ -226,7 +220,8 @@ impl DeltaLease {
     fn register(&mut self, claim: Claim) {
         if self.config.watchdog {
             let renewal_s = claim.record.timestamp;
-            let expire_s = renewal_s + timings::lost_s(self.config.io_timeout_s);
+            let lost_s = timings::lost_s(self.config.io_timeout_s);
+            let expire_s = self.expiry_s(claim.submitted.plus_s(lost_s));
             self.emit(Effect::WatchdogRegister {
                 renewal_s,
                 expire_s,
@@ -251,8 +246,9 @@ impl DeltaLease {
             // The registration may have been made all the same.
             self.note(Note::Failed(Failure::Watchdog));
             self.emit(Effect::WatchdogClear);
-            // Whether this lands does not matter: the next attempt reads first.
-            self.write_freed(&claim.record, claim.inherited_until);
+            // Nobody waits for its outcome, but the next attempt begins only
+            // when that is known.
+            self.write_freed(&claim.record);
             self.stage = Stage::Waiting(Some(Failure::Watchdog));
         }
     }
@@ -271,7 +267,6 @@ impl DeltaLease {
             record: claim.record,
             certain: true,
             last_success: claim.submitted,
-            inherited_until: claim.inherited_until,
             phase: Phase::Waiting {
                 until: self.first_renewal(&claim),
             },

@@ -57,7 +57,49 @@ impl DeltaLease {
             loss,
             generation: Generation(held.record.owner_generation),
             last_success: held.last_success,
+            overtaken: matches!(held.phase, Phase::Writing { .. }),
         };
+    }
+
+    /// The watchdog's clock stands still while the machine sleeps, ours does
+    /// not: after a sleep the expiry it was told is moved to where it belongs.
+    pub(super) fn count_sleep(&mut self) {
+        let slept = self.slept();
+        let expires = match &self.stage {
+            Stage::Held(held) => self.lost_at(held),
+            Stage::Lost { last_success, .. } => {
+                last_success.plus_s(timings::lost_s(self.config.io_timeout_s))
+            }
+            Stage::Waiting(_)
+            | Stage::First(_)
+            | Stage::Watching(_)
+            | Stage::Writing { .. }
+            | Stage::Settling { .. }
+            | Stage::Registering { .. }
+            | Stage::Unclaiming { .. }
+            | Stage::Releasing { .. }
+            | Stage::Released => return,
+        };
+        if !self.config.watchdog || slept < self.slept.saturating_add(timings::SLEEP_NS) {
+            return;
+        }
+        let expire_s = self.expiry_s(expires);
+        self.emit(Effect::WatchdogUpdate {
+            renewal_s: expire_s.saturating_sub(timings::lost_s(self.config.io_timeout_s)),
+            expire_s,
+        });
+    }
+
+    /// A point of boot-time in the watchdog's seconds, for as long as the
+    /// machine does not sleep. Never 0, which means "none".
+    pub(super) fn expiry_s(&mut self, at: Monotonic) -> u64 {
+        self.slept = self.slept();
+        Monotonic(at.0.saturating_sub(self.slept)).seconds().max(1)
+    }
+
+    /// By how much boot-time is ahead of the monotonic clock.
+    pub(super) fn slept(&self) -> u64 {
+        self.now.boottime.0.saturating_sub(self.now.monotonic.0)
     }
 
     pub(super) fn on_held_due(&mut self, mut held: Held) {
@@ -243,7 +285,7 @@ impl DeltaLease {
                 };
                 self.renewals += 1;
                 if self.config.watchdog {
-                    let expire_s = record.timestamp + timings::lost_s(t);
+                    let expire_s = self.expiry_s(self.lost_at(&held));
                     self.emit(Effect::WatchdogUpdate {
                         renewal_s: record.timestamp,
                         expire_s,

@@ -2,14 +2,11 @@
 //!
 //! The record is freed only when it is surely ours: a lease whose last
 //! renewal is in doubt stays on disk as it is, and others wait for it to die.
-//! So does one taken over from an earlier process of this machine that was
-//! killed, for as long as that one may count as a holder.
 
 use disk_format::{HostBitmap, Leader};
 
 use super::{Claim, DeltaLease, Effect, IoOutcome, Pending, Phase, Stage};
 use crate::status::Note;
-use crate::time::Monotonic;
 use crate::timings;
 
 impl DeltaLease {
@@ -23,7 +20,7 @@ impl DeltaLease {
             Stage::Settling { claim, .. } => self.unclaim(claim),
             Stage::Registering { claim, .. } => {
                 self.emit(Effect::WatchdogClear);
-                self.free(&claim.record, claim.inherited_until);
+                self.free(&claim.record);
             }
             Stage::Held(held) => {
                 if matches!(held.phase, Phase::Writing { .. }) {
@@ -35,7 +32,7 @@ impl DeltaLease {
                     self.emit(Effect::WatchdogClear);
                 }
                 if held.certain {
-                    self.free(&held.record, held.inherited_until);
+                    self.free(&held.record);
                 } else {
                     self.end_release(false);
                 }
@@ -55,36 +52,25 @@ impl DeltaLease {
 
     pub(super) fn on_unclaim_read(&mut self, claim: &Claim, outcome: IoOutcome<'_>) {
         match self.own_record(outcome) {
-            Ok(found) if found == claim.record => self.free(&claim.record, claim.inherited_until),
+            Ok(found) if found == claim.record => self.free(&claim.record),
             Ok(_) | Err(_) => self.end_release(false),
         }
     }
 
-    fn free(&mut self, record: &Leader, inherited_until: Monotonic) {
-        match self.write_freed(record, inherited_until) {
-            Some(write) => self.stage = Stage::Releasing { write },
-            None => self.end_release(false),
-        }
+    fn free(&mut self, record: &Leader) {
+        let write = self.write_freed(record);
+        self.stage = Stage::Releasing { write };
     }
 
-    /// Writes `record` with timestamp 0, unless an earlier process of this
-    /// machine may still count as a holder: whatever it guarded runs on until
-    /// its own registration with the watchdog has fired.
-    pub(super) fn write_freed(
-        &mut self,
-        record: &Leader,
-        inherited_until: Monotonic,
-    ) -> Option<Pending> {
-        if self.now.boottime < inherited_until {
-            return None;
-        }
+    /// Writes `record` with timestamp 0.
+    pub(super) fn write_freed(&mut self, record: &Leader) -> Pending {
         let freed = Leader {
             timestamp: 0,
             ..*record
         }
         .sealed();
         let io_s = timings::io_s(self.config.io_timeout_s);
-        Some(self.write(&freed, &HostBitmap::EMPTY, self.now.boottime.plus_s(io_s)))
+        self.write(&freed, &HostBitmap::EMPTY, self.now.boottime.plus_s(io_s))
     }
 
     pub(super) fn end_release(&mut self, clean: bool) {

@@ -27,8 +27,7 @@ use disk_format::{
 };
 use lease::hosts::{Hosts, Names, Viewpoint};
 use lease::{
-    Config, DeltaLease, Effect, Failure, Input, IoId, IoOutcome, Monotonic, Note, Now, Record,
-    State, Status,
+    Config, DeltaLease, Effect, Input, IoId, IoOutcome, Monotonic, Note, Now, Record, State, Status,
 };
 
 pub const S: u64 = 1_000_000_000;
@@ -296,21 +295,6 @@ impl World {
         }
     }
 
-    /// Whether a claim of unknown outcome may be on disk, of which only the
-    /// running process knows.
-    pub fn has_uncertain_claim(&self, machine: usize) -> bool {
-        let decisive = self.machines[machine]
-            .notes
-            .iter()
-            .rev()
-            .find_map(|(_, note)| match note {
-                Note::Failed(Failure::WriteFailed(_) | Failure::WriteTimeout(_)) => Some(true),
-                Note::Acquired { .. } => Some(false),
-                _ => None,
-            });
-        decisive == Some(true)
-    }
-
     pub fn status(&self, machine: usize) -> Option<Status> {
         self.machines[machine]
             .lease
@@ -541,7 +525,7 @@ impl World {
 
     fn check(&self) {
         for (index, one) in self.machines.iter().enumerate() {
-            if self.is(index, State::Held) {
+            if one.config.watchdog && self.is(index, State::Held) {
                 assert!(
                     one.reset_at.is_some(),
                     "{} holds without a watchdog\n{}",
