@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use sanlock_wire::{Lockspace, Request, StateBody, StateKind, StateRecord};
+use sanlock_wire::{Lockspace, Request, Resource, StateBody, StateKind, StateRecord};
 
 use super::arguments::Arguments;
 use super::connection::Connection;
@@ -119,7 +119,12 @@ fn show(record: &StateRecord, debug: bool, out: &mut dyn Write) {
         }
         (_, StateBody::Resource(resource)) => {
             let mut text = b"r ".to_vec();
-            text.extend(resource.to_text());
+            // The resource's own version is what its client asked for.
+            let held = Resource {
+                lver: record.data64,
+                ..resource.clone()
+            };
+            text.extend(held.to_text());
             text.extend_from_slice(format!(" p {pid}").as_bytes());
             text.extend_from_slice(list(record).as_bytes());
             line(out, text);
