@@ -270,6 +270,7 @@ impl Resources {
             shared,
         };
         entry.enter(adding, now);
+        entry.ballots = 0;
         let target = Target {
             lockspace: key.lockspace,
             resource: key.resource,

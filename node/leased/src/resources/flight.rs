@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use disk_format::LockspaceName;
+use disk_format::{Dblock, LockspaceName};
 use lease::resource::{self, Operation, Outcome, Owners, Place, Us};
 use lease::{IoId, IoOutcome, Monotonic};
 use sanlock_wire::Disk;
@@ -253,6 +253,11 @@ impl Resources {
 
     fn submit(&mut self, id: OpId, op: &Op, effect: resource::Effect) {
         let io = effect.io();
+        let grants = matches!(
+            op.purpose,
+            Purpose::Acquire { .. } | Purpose::Convert { .. }
+        );
+        let ballot = grants && begins_ballot(&effect);
         let Some((device, request)) = self.translate(op, effect) else {
             self.tell(id, Tell::NotStarted(io));
             return;
@@ -261,6 +266,7 @@ impl Resources {
         self.totals.count_io(write);
         if let Some(entry) = self.entry_of(op.purpose) {
             entry.metrics.count_io(write);
+            entry.ballots += u32::from(ballot);
         }
         let token = IoToken(self.new_id());
         self.flights.insert(token, Flight { op: id, io });
@@ -319,4 +325,15 @@ impl Resources {
         };
         Some((device, io))
     }
+}
+
+/// Whether this is the first write of a ballot: a block of ours that proposes
+/// nothing yet. (A leader record has its sector size where the block has the
+/// ballot it accepted a value in.) Only for people to look at.
+fn begins_ballot(effect: &resource::Effect) -> bool {
+    let resource::Effect::Write { content, .. } = effect else {
+        return false;
+    };
+    Dblock::decode(content.as_slice())
+        .is_ok_and(|block| block.mbal > 0 && block.bal == 0 && block.flags == 0)
 }

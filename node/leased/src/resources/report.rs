@@ -49,7 +49,7 @@ fn report(one: &ResourceStatus, now: Monotonic) -> ResourceReport {
         lver: (one.lver > 0).then_some(one.lver),
         pids: Vec::new(),
         age_ms: now.ms_since(one.since),
-        ballots: 0,
+        ballots: one.ballots,
         ios: one.metrics.reads + one.metrics.writes,
     }
 }

@@ -122,6 +122,8 @@ pub(super) struct Entry {
     pub(super) lvb: Option<Lvb>,
     /// Times it was acquired again after a release.
     pub(super) reused: u32,
+    /// Ballots begun since it was last wanted.
+    pub(super) ballots: u32,
     /// Operations with a result whose last writes have an unknown outcome.
     pub(super) draining: u32,
     /// Acquires that stand in line, in order.
@@ -237,6 +239,7 @@ impl Table {
                 since: Monotonic::default(),
                 lvb: None,
                 reused: 0,
+                ballots: 0,
                 draining: 0,
                 line: BTreeSet::new(),
                 idle: 0,

@@ -72,6 +72,8 @@ pub struct ResourceStatus {
     pub since: Monotonic,
     /// Times it was acquired again after a release.
     pub reused: u32,
+    /// Ballots begun since it was last wanted.
+    pub ballots: u32,
     /// Number of the resource.
     pub res_id: u32,
     /// Number of the share; 0: none.
@@ -414,6 +416,7 @@ fn status(
         restricted: share.map_or(RestrictFlags::NONE, |share| share.restricted),
         since: entry.since,
         reused: entry.reused,
+        ballots: entry.ballots,
         res_id,
         token_id: share.map_or(0, |share| share.id.0),
         lvb_set: entry.lvb.as_ref().is_some_and(|lvb| lvb.set),

@@ -112,6 +112,7 @@ fn the_report_says_who_has_what_since_when() {
     assert_eq!(leases[0].name, "R1");
     assert_eq!(leases[0].pids, [1002, 1001]);
     assert_eq!(leases[0].age_ms, 1000);
+    assert_eq!(leases[0].ballots, 1);
     assert_eq!(leases[0].disks, ["disk:8388608"]);
     assert_eq!(leases[1].state, "acquiring");
     assert_eq!(waits.len(), 1);
