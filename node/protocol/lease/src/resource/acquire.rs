@@ -99,6 +99,8 @@ pub(super) struct Shared {
     pub(super) todo: HostSet,
     pub(super) live: bool,
     pub(super) failed: Option<Code>,
+    /// Holders found dead on some disk, the others not yet read.
+    pub(super) marked: HostSet,
     /// Dead holders whose marks are to be cleared.
     pub(super) dead: HostSet,
 }
@@ -175,8 +177,8 @@ pub struct Acquire {
     pub(super) lost: u32,
     /// The leader on its way to disk.
     pub(super) committing: Option<Leader>,
-    /// Whether the owner's block says that it has let go.
-    pub(super) owner_released: bool,
+    /// The owner's block on each disk, which may say that it has let go.
+    pub(super) owner_dblocks: [Option<Dblock>; DISKS_MAX as usize],
     sh_tries: u32,
     pub(super) lvb: Option<Arc<[u8]>>,
     pub(super) held: Option<Held>,
@@ -202,7 +204,8 @@ impl Acquire {
         seed: u64,
         keep: Option<Held>,
     ) -> Self {
-        let max = target.geometry.max_hosts();
+        let geometry = keep.map_or(target.geometry, |kept| kept.geometry);
+        let max = geometry.max_hosts();
         Self {
             us,
             target,
@@ -210,7 +213,7 @@ impl Acquire {
             keep,
             random: seed,
             desk: Desk::new(us.io_timeout_s, target.disks),
-            geometry: target.geometry,
+            geometry,
             geometries: 0,
             stage: Stage::New,
             readings: [None; DISKS_MAX as usize],
@@ -227,7 +230,7 @@ impl Acquire {
             contended: None,
             lost: 0,
             committing: None,
-            owner_released: false,
+            owner_dblocks: [None; DISKS_MAX as usize],
             sh_tries: 0,
             lvb: None,
             held: None,
@@ -363,11 +366,8 @@ impl Acquire {
             Purpose::Commit => self.on_commit(tally),
             Purpose::OwnerDelta | Purpose::OwnerLeader => self.on_owner_looked(tally, owners),
             Purpose::OwnerDblock => self.on_owner_dblock(tally),
-            Purpose::SharedRead(_) | Purpose::SharedZero(_) => {
-                if let (Stage::Shared(shared), Err(code)) = (&mut self.stage, tally.majority()) {
-                    shared.failed = Some(code);
-                }
-                self.look_at_shared();
+            Purpose::SharedRead(host) | Purpose::SharedZero(host) => {
+                self.on_shared_round(host, tally);
             }
             Purpose::OwnMode => match tally.majority() {
                 Ok(()) => self.finish(Code::OK),

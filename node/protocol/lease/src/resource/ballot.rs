@@ -198,10 +198,7 @@ impl Acquire {
             {
                 ballot.accepted = Some((bal, value));
             }
-            // Marks and liveness are the first disk's business.
-            if arrived.disk == 0 {
-                ballot.shared.merge(&seen.shared);
-            }
+            ballot.shared.merge(&seen.shared);
         }
     }
 

@@ -225,24 +225,39 @@ impl Acquire {
         if watch.owner.fits(self.geometry).is_err() {
             return self.held_elsewhere(Code::ACQUIRE_IDLIVE);
         }
-        self.owner_released = false;
+        self.owner_dblocks = Default::default();
         self.stage = Stage::OwnerDblock;
         self.desk
-            .read(Purpose::OwnerDblock, Scope::FirstDisk, offset, sector);
+            .read(Purpose::OwnerDblock, Scope::AllDisks, offset, sector);
     }
 
     pub(super) fn on_owner_dblock_data(&mut self, arrived: Arrived<'_>) {
-        let lver = self.leader.map(|leader| leader.lver);
-        self.owner_released = Dblock::decode(arrived.bytes).is_ok_and(|dblock| {
-            dblock.is_released() && dblock.verify().is_ok() && Some(dblock.lver) >= lver
-        });
+        if let (Some(place), Ok(dblock)) = (
+            self.owner_dblocks.get_mut(usize::from(arrived.disk)),
+            Dblock::decode(arrived.bytes),
+        ) {
+            *place = Some(dblock).filter(|dblock| dblock.verify().is_ok());
+        }
     }
 
     pub(super) fn on_owner_dblock(&mut self, tally: Tally) {
         match tally.majority() {
             Err(code) => self.fail(code),
-            Ok(()) if self.owner_released => self.run_ballot(),
+            Ok(()) if self.has_owner_let_go() => self.run_ballot(),
             Ok(()) => self.held_elsewhere(Code::ACQUIRE_IDLIVE),
         }
+    }
+
+    /// Whether the newest block of the owner bears the mark, on a majority.
+    fn has_owner_let_go(&self) -> bool {
+        let age = |block: &&Dblock| (block.lver, block.mbal, block.bal);
+        let blocks = || self.owner_dblocks.iter().flatten();
+        let (Some(newest), Some(leader)) = (blocks().max_by_key(age), &self.leader) else {
+            return false;
+        };
+        let marked = blocks()
+            .filter(|block| age(block) == age(&newest) && block.is_released())
+            .count();
+        newest.lver >= leader.lver && marked > usize::from(self.target.disks / 2)
     }
 }

@@ -24,6 +24,12 @@ impl HostSet {
         }
     }
 
+    pub(super) fn contains(&self, host: HostId) -> bool {
+        self.0
+            .get(host.index() / 64)
+            .is_some_and(|word| word & (1 << (host.index() % 64)) != 0)
+    }
+
     pub(super) fn merge(&mut self, other: &Self) {
         for (word, more) in self.0.iter_mut().zip(other.0) {
             *word |= more;
@@ -189,11 +195,15 @@ pub(super) fn majority(leaders: &[Option<Leader>], disks: u8) -> Result<Leader, 
         let bytes = leader.encode();
         bytes.first_chunk::<MAJORITY_BYTES>().copied()
     };
-    present()
-        .find(|leader| {
-            let same = present().filter(|other| key(other) == key(leader)).count();
-            same > usize::from(disks / 2)
+    let agreed = |same: &dyn Fn(&Leader, &Leader) -> bool| {
+        present().find(|leader| {
+            let count = present().filter(|other| same(other, leader)).count();
+            count > usize::from(disks / 2)
         })
+    };
+    // Rather one that agrees in whether it is free, too.
+    agreed(&|one, other| one == other)
+        .or_else(|| agreed(&|one, other| key(one) == key(other)))
         .copied()
         .ok_or(Code::LEADER_DIFF)
 }

@@ -5,7 +5,7 @@ use disk_format::{Dblock, Generation, HostId, Leader, ModeBlock, paxos};
 
 use crate::code::Code;
 use crate::resource::acquire::{Acquire, After, Shared, Stage};
-use crate::resource::desk::{Purpose, Scope};
+use crate::resource::desk::{Purpose, Scope, Tally};
 use crate::resource::freeing::{Freed, Freeing, LeaderPlan, Plan};
 use crate::resource::release::released;
 use crate::resource::scan::HostSet;
@@ -39,6 +39,7 @@ impl Acquire {
             todo: shared,
             live: false,
             failed: None,
+            marked: HostSet::default(),
             dead: HostSet::default(),
         });
         self.look_at_shared();
@@ -82,7 +83,7 @@ impl Acquire {
                 shared.dead.remove(host);
                 self.desk.write(
                     Purpose::SharedZero(host),
-                    Scope::FirstDisk,
+                    Scope::AllDisks,
                     paxos::host_sector(host),
                     sector,
                     &SectorBytes::ZERO,
@@ -91,7 +92,7 @@ impl Acquire {
                 shared.todo.remove(host);
                 let offset = u64::from(paxos::host_sector(host)) * u64::from(sector);
                 self.desk
-                    .read(Purpose::SharedRead(host), Scope::FirstDisk, offset, sector);
+                    .read(Purpose::SharedRead(host), Scope::AllDisks, offset, sector);
             } else {
                 break;
             }
@@ -106,6 +107,19 @@ impl Acquire {
             (None, false) if self.keep.is_some() => self.clear_own_mode(),
             (None, false) => self.finish(Code::OK),
         }
+    }
+
+    /// Every disk has told about a holder.
+    pub(super) fn on_shared_round(&mut self, host: HostId, tally: Tally) {
+        if let Stage::Shared(shared) = &mut self.stage {
+            if let Err(code) = tally.majority() {
+                shared.failed = Some(code);
+            } else if shared.marked.contains(host) {
+                shared.marked.remove(host);
+                shared.dead.insert(host);
+            }
+        }
+        self.look_at_shared();
     }
 
     pub(super) fn on_shared_data(&mut self, host: HostId, bytes: &[u8], owners: &dyn Owners) {
@@ -131,7 +145,7 @@ impl Acquire {
         if alive {
             shared.live = true;
         } else {
-            shared.dead.insert(host);
+            shared.marked.insert(host);
         }
     }
 
