@@ -37,4 +37,4 @@ pub mod watchdog;
 
 pub use keeper::JoinError;
 pub use options::{Command, Options, USAGE, UsageError};
-pub use run::{RunError, run};
+pub use run::run;

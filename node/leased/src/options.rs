@@ -21,6 +21,7 @@ Joins one lockspace and keeps its lease renewed until SIGTERM, then releases it.
   --watchdog-socket PATH  wdmd's socket (/run/wdmd/wdmd.sock)
   --no-watchdog           hold the lease without a watchdog
   --socket PATH           where to answer status requests (/run/holdfast/leased.sock)
+  --sanlock-dir DIR       serve sanlock's socket, DIR/sanlock.sock, too
   --no-realtime           neither real-time priority nor locked memory
 
 Example:
@@ -48,6 +49,8 @@ pub struct Options {
     pub watchdog_socket: Option<PathBuf>,
     /// Where to answer status requests.
     pub socket: PathBuf,
+    /// Where to serve sanlock's socket; `None`: nowhere.
+    pub sanlock_dir: Option<PathBuf>,
     /// Whether to lock memory and take real-time priority.
     pub realtime: bool,
 }
@@ -110,6 +113,7 @@ impl Command {
         let mut fire_timeout: u32 = 60;
         let mut watchdog_socket = Some(PathBuf::from(control::WDMD_SOCKET));
         let mut socket = PathBuf::from(control::LEASED_SOCKET);
+        let mut sanlock_dir = None;
         let mut realtime = true;
         while let Some(argument) = parser.next()? {
             match argument {
@@ -122,6 +126,7 @@ impl Command {
                 Long("watchdog-socket") => watchdog_socket = Some(parser.value()?.into()),
                 Long("no-watchdog") => watchdog_socket = None,
                 Long("socket") => socket = parser.value()?.into(),
+                Long("sanlock-dir") => sanlock_dir = Some(parser.value()?.into()),
                 Long("no-realtime") => realtime = false,
                 other => return Err(other.unexpected().into()),
             }
@@ -162,6 +167,7 @@ impl Command {
             fire_timeout_s: fire_timeout,
             watchdog_socket,
             socket,
+            sanlock_dir,
             realtime,
         })))
     }

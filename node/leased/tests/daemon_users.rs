@@ -282,6 +282,26 @@ fn used_from_outside_a_lockspace_does_not_end() {
 }
 
 #[test]
+fn a_node_serves_leases_of_its_own_lockspace_and_ends_in_order() {
+    let dir = disk_dir();
+    let path = file(&dir, "disk", 3);
+    Daemon::start("maker").init(&path, 2);
+    let mut node = Daemon::start_node("hostA", &path);
+    let space = lockspace(&path, 1);
+    wait_for("joined", || node.hosts(&space).ok());
+    assert_eq!((node.add(&space), node.rem(&space)), (-17, -16));
+    let mut user = User::start(&node, &path, 1, &PLAIN);
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(user.end(), Some(9));
+    assert_eq!(node.end().code(), Some(0));
+    // Nothing is held any more: others have it at once.
+    let second = Daemon::start("hostB");
+    assert_eq!(second.add(&lockspace(&path, 2)), 0);
+    let mut client = second.register();
+    assert_eq!(client.acquire(&[resource(&path, 1)]), 0);
+}
+
+#[test]
 fn a_helper_that_dies_is_replaced() {
     let dir = disk_dir();
     let path = file(&dir, "disk", 3);

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use sanlock_wire::{ConfigAction, EventFlags, EventMessage, Header, HostEvent, Lockspace, Reply};
 
+use super::spaces::bitmap_s;
 use super::{Daemon, now};
 use crate::keeper::SpaceId;
 use crate::resources::ClientId;
@@ -31,7 +32,7 @@ impl Daemon {
         let Some(space) = self.spaces.get(id) else {
             return;
         };
-        let for_s = self.bitmap_s(space);
+        let for_s = bitmap_s(&self.options, space);
         let at = now().boottime;
         let Some(space) = self.spaces.get_mut(id) else {
             return;
@@ -66,7 +67,7 @@ impl Daemon {
         let space = self.spaces.named(&asked.name).ok_or(Code::ENOENT)?;
         let geometry = space.geometry.ok_or(Code::ENOENT)?;
         host.fits(geometry).map_err(|_| Code::EINVAL)?;
-        let for_s = self.bitmap_s(space);
+        let for_s = bitmap_s(&self.options, space);
         let present = space
             .hosts
             .as_ref()

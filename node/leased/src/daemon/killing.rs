@@ -113,9 +113,13 @@ impl Daemon {
                 continue;
             }
             let lost = space.lost.is_some();
+            if lost && space.persistent && space.phase == Phase::Joined {
+                // Stays as it is: the watchdog resets the machine.
+                continue;
+            }
             self.log
                 .info(format_args!("{id} no users left, lost {lost}"));
-            if lost {
+            if lost && !space.persistent {
                 self.keeper.abandon(id);
             } else {
                 self.keeper.leave(id);

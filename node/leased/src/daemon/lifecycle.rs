@@ -20,9 +20,11 @@ pub(super) struct Shutdown {
 
 impl Daemon {
     /// SIGTERM, SIGINT or SIGHUP: with lockspaces joined nobody may end us by
-    /// accident.
+    /// accident, unless a node is shut down.
     pub(super) fn on_terminate(&mut self) {
-        if self.spaces.is_empty() {
+        if self.options.node.is_some() {
+            self.on_shutdown(true, None);
+        } else if self.spaces.is_empty() {
             self.log.info(format_args!("told to end by a signal"));
             self.shutdown.get_or_insert_default();
         } else {
@@ -76,8 +78,12 @@ impl Daemon {
             helper.bury();
         }
         self.log.info(format_args!("ended"));
-        self.log.finish();
-        Some(ExitCode::SUCCESS)
+        let failed = self.options.node.is_some() && self.left_badly;
+        Some(if failed {
+            ExitCode::FAILURE
+        } else {
+            ExitCode::SUCCESS
+        })
     }
 
     /// Hands an order to the helper. What cannot be handed over is repeated by

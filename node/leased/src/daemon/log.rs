@@ -244,6 +244,16 @@ struct Sinks {
 
 impl Sinks {
     fn open(options: &Options) -> Self {
+        // A node's journal takes what is said on standard error.
+        if options.node.is_some() {
+            return Self {
+                file: None,
+                file_level: -1,
+                system: None,
+                system_level: -1,
+                terminal: true,
+            };
+        }
         // Without the file there are the other sinks.
         let file = OpenOptions::new()
             .create(true)

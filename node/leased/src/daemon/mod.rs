@@ -31,6 +31,7 @@ mod leases;
 mod lifecycle;
 mod log;
 mod metrics;
+mod node;
 mod options;
 mod poller;
 mod space;
@@ -41,7 +42,7 @@ mod storing;
 mod stream;
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::ExitCode;
 
@@ -62,8 +63,9 @@ use self::spaces::Spaces;
 use self::storing::Stored;
 use crate::keeper::Keeper;
 use crate::resources::{ClientId, ReplyTo, Resources, Settings};
+use crate::status_socket::StatusSocket;
 
-pub use options::{KILL_GRACE_DEFAULT_S, MaxSectors, Options};
+pub use options::{Configured, KILL_GRACE_DEFAULT_S, MaxSectors, Node, Options};
 pub use startup::DaemonError;
 
 /// Messages of one client handled before the next has its turn.
@@ -86,7 +88,11 @@ pub fn run(options: Options) -> Result<ExitCode, DaemonError> {
         startup::Role::Daemon => {}
     }
     let mut daemon = Daemon::start(options)?;
-    daemon.serve()
+    let code = daemon.serve()?;
+    // What is left to say in the log is said.
+    daemon.keeper.end();
+    daemon.log.finish();
+    Ok(code)
 }
 
 /// A command that is answered later.
@@ -114,10 +120,14 @@ struct Daemon {
     host_name: HostName,
     log: Log,
     poller: Poller,
-    listener: UnixListener,
+    /// sanlock's socket.
+    listener: Option<UnixListener>,
     signals: Signals,
     /// Held open: closing it gives the lock of the pid file back.
-    _pid_file: OwnedFd,
+    _pid_file: Option<OwnedFd>,
+    status_socket: Option<StatusSocket>,
+    /// Somebody wants to know the status.
+    status_rings: bool,
     helper: Option<Helper>,
     clients: Clients,
     pending: BTreeMap<ReplyTo, Pending>,
@@ -132,6 +142,8 @@ struct Daemon {
     /// Connections whose streams are being made, oldest first.
     streams: Vec<ClientId>,
     shutdown: Option<Shutdown>,
+    /// A lockspace that was lost has been left.
+    left_badly: bool,
     accept_paused: Option<Monotonic>,
     started: Monotonic,
     /// Messages answered.
@@ -152,16 +164,29 @@ fn now() -> Now {
 impl Daemon {
     fn start(options: Options) -> Result<Self, DaemonError> {
         let kernel = |what| move |error| DaemonError::Kernel(what, error);
-        // A client that has gone must not end us.
         let account = accounts::find(options.user.as_deref(), options.group.as_deref())
             .map_err(kernel("account"))?;
-        startup::run_dir(&options, &account)?;
-        let pid_file = startup::pid_file(&options.run_dir)?;
+        let leases = options.serves_leases();
+        let pid_file = if leases {
+            startup::run_dir(&options, &account)?;
+            Some(startup::pid_file(&options.run_dir)?)
+        } else {
+            None
+        };
         // Everything that follows inherits the blocked signals, except for
         // programs that are started.
         let signals = Signals::open().map_err(kernel("signals"))?;
-        let helper = Helper::start().map_err(kernel("helper process"))?;
-        let listener = startup::listen(&options.run_dir, &account)?;
+        let (helper, listener) = if leases {
+            let helper = Helper::start().map_err(kernel("helper process"))?;
+            let listener = startup::listen(&options.run_dir, &account)?;
+            (Some(helper), Some(listener))
+        } else {
+            (None, None)
+        };
+        let status_socket = match &options.node {
+            None => None,
+            Some(node) => Some(startup::status_socket(&node.status_socket)?),
+        };
         startup::raise_limits(&options);
         let log = Log::open(&options);
         startup::drop_privileges(&options, &account)?;
@@ -172,16 +197,20 @@ impl Daemon {
         let disks = Disks::new().map_err(kernel("ring"))?;
         let jobs = Jobs::new().map_err(kernel("eventfd"))?;
         let poller = Poller::new().map_err(kernel("epoll"))?;
-        let watch = |fd: std::os::fd::BorrowedFd<'_>, source| {
-            poller.watch(fd, source).map_err(kernel("epoll"))
-        };
-        use std::os::fd::AsFd;
-        watch(listener.as_fd(), Source::LISTENER)?;
-        watch(signals.as_fd(), Source::SIGNALS)?;
-        watch(helper.as_fd(), Source::HELPER)?;
-        watch(keeper.as_fd(), Source::KEEPER)?;
-        watch(disks.as_fd(), Source::RING)?;
-        watch(jobs.as_fd(), Source::JOBS)?;
+        let watched = [
+            (listener.as_ref().map(AsFd::as_fd), Source::LISTENER),
+            (Some(signals.as_fd()), Source::SIGNALS),
+            (helper.as_ref().map(AsFd::as_fd), Source::HELPER),
+            (Some(keeper.as_fd()), Source::KEEPER),
+            (Some(disks.as_fd()), Source::RING),
+            (Some(jobs.as_fd()), Source::JOBS),
+            (status_socket.as_ref().map(AsFd::as_fd), Source::STATUS),
+        ];
+        for (fd, source) in watched {
+            if let Some(fd) = fd {
+                poller.watch(fd, source).map_err(kernel("epoll"))?;
+            }
+        }
         let host_name = match options.host_name {
             Some(name) => name,
             None => startup::random_host_name().map_err(kernel("host name"))?,
@@ -191,7 +220,7 @@ impl Daemon {
             unsafe_lvb: options.unsafe_lvb,
             seed: startup::seed(),
         };
-        let daemon = Self {
+        let mut daemon = Self {
             clients: Clients::new(),
             spaces: Spaces::new(),
             resources: Resources::new(settings),
@@ -203,7 +232,9 @@ impl Daemon {
             listener,
             signals,
             _pid_file: pid_file,
-            helper: Some(helper),
+            helper,
+            status_socket,
+            status_rings: false,
             pending: BTreeMap::new(),
             next_reply: 1,
             keeper,
@@ -212,12 +243,14 @@ impl Daemon {
             jobs,
             streams: Vec::new(),
             shutdown: None,
+            left_badly: false,
             accept_paused: None,
             started: now().boottime,
             requests: 0,
             refused: 0,
         };
         daemon.announce(locked);
+        daemon.join_configured()?;
         startup::ready(&daemon.options, &daemon.log);
         Ok(daemon)
     }
@@ -271,6 +304,7 @@ impl Daemon {
             self.resources.deadline(),
             self.spaces.deadline(),
             self.disks.deadline(),
+            self.status_socket.as_ref().and_then(StatusSocket::deadline),
             self.accept_paused,
         ]
         .into_iter()
@@ -287,7 +321,8 @@ impl Daemon {
             Source::KEEPER => self.keeper_rings = true,
             Source::JOBS => self.jobs.quiet(),
             // Looked at in every turn anyway.
-            Source::RING | Source::STATUS => {}
+            Source::RING => {}
+            Source::STATUS => self.status_rings = true,
             Source(number) if number >= Source::LISTENERS => {
                 self.on_listener(number - Source::LISTENERS);
             }
@@ -305,11 +340,14 @@ impl Daemon {
     }
 
     fn accept(&mut self, at: Monotonic) {
-        match self.clients.accept(&self.listener, &self.poller) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        match self.clients.accept(listener, &self.poller) {
             Accepted::All | Accepted::Some => {}
             Accepted::Exhausted => {
                 // The listener stays readable, which would keep the loop busy.
-                self.poller.forget(&self.listener);
+                self.poller.forget(listener);
                 self.accept_paused = Some(at.plus_ms(ACCEPT_PAUSE_MS));
                 self.log.error(format_args!(
                     "no descriptors for another connection; {} are open",
@@ -351,10 +389,15 @@ impl Daemon {
         }
         if self.accept_paused.is_some_and(|until| until <= at.boottime) {
             self.accept_paused = None;
-            if self.poller.watch(&self.listener, Source::LISTENER).is_err() {
+            let watched = self
+                .listener
+                .as_ref()
+                .map(|listener| self.poller.watch(listener, Source::LISTENER));
+            if matches!(watched, Some(Err(_))) {
                 self.accept_paused = Some(at.boottime.plus_ms(ACCEPT_PAUSE_MS));
             }
         }
+        self.serve_status(at.boottime);
         self.disks.tick(at.boottime);
         if self
             .resources

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use disk_format::HostName;
+use disk_format::{HostId, HostName, LockspaceName};
 
 /// Seconds a client of a lost lockspace has to end by itself.
 pub const KILL_GRACE_DEFAULT_S: u32 = 40;
@@ -18,6 +18,31 @@ pub enum MaxSectors {
     Align,
     /// So many KiB: even, at most 8192.
     Kib(u32),
+}
+
+/// A lockspace that is joined for as long as the daemon runs: it keeps trying
+/// whatever goes wrong, and what is lost stays registered with the watchdog.
+#[derive(Debug, Clone)]
+pub struct Configured {
+    /// Its name.
+    pub name: LockspaceName,
+    /// Our host id in it.
+    pub host_id: HostId,
+    /// Device or file, at most 1023 bytes.
+    pub path: PathBuf,
+    /// Byte offset of the area.
+    pub offset: u64,
+}
+
+/// What a daemon that is part of a node has besides.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Lockspaces that are always joined.
+    pub lockspaces: Vec<Configured>,
+    /// Where status requests are answered.
+    pub status_socket: PathBuf,
+    /// Whether sanlock's socket is served, too.
+    pub lease_socket: bool,
 }
 
 /// Settings of the daemon, the same whether they come from the configuration
@@ -89,6 +114,9 @@ pub struct Options {
     pub unsafe_lvb: bool,
     /// What was odd about the configuration; logged at the start.
     pub warnings: Vec<String>,
+    /// As part of a node: a signal ends it in order, and the log is standard
+    /// error alone.
+    pub node: Option<Node>,
 }
 
 impl Default for Options {
@@ -126,11 +154,18 @@ impl Default for Options {
             log_file: PathBuf::from("/var/log/sanlock.log"),
             unsafe_lvb: false,
             warnings: Vec::new(),
+            node: None,
         }
     }
 }
 
 impl Options {
+    /// Whether sanlock's socket is served.
+    #[must_use]
+    pub fn serves_leases(&self) -> bool {
+        self.node.as_ref().is_none_or(|node| node.lease_socket)
+    }
+
     /// Seconds between lost and SIGKILL: as told, or what the fire timeout
     /// leaves room for.
     #[must_use]

@@ -85,6 +85,8 @@ pub(super) struct Space {
     /// As asked for, without flags.
     pub(super) asked: Lockspace,
     pub(super) io_timeout_s: u8,
+    /// Always joined; what is lost stays lost, and with the watchdog.
+    pub(super) persistent: bool,
     pub(super) phase: Phase,
     /// Who waits for the end of adding, removing, either.
     pub(super) adders: Vec<ReplyTo>,
@@ -132,6 +134,7 @@ impl Space {
             host_id,
             asked,
             io_timeout_s: 0,
+            persistent: false,
             phase: Phase::Adding,
             adders: Vec::new(),
             removers: Vec::new(),

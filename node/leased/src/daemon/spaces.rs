@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use disk_format::{HostId, LockspaceName, NameField};
+use disk_format::{Geometry, HostId, LockspaceName, NameField};
 use lease::code::Code;
 use lease::hosts::{Changes, Hosts, Names, Notice, Viewpoint};
 use lease::resource::{Observed, Owners};
@@ -149,14 +149,6 @@ impl Owners for Spaces {
 }
 
 impl Daemon {
-    /// Seconds for which a bit we set stays set.
-    pub(super) fn bitmap_s(&self, space: &Space) -> u64 {
-        match self.options.bitmap_s {
-            Some(seconds) => u64::from(seconds),
-            None => timings::failing_s(space.io_timeout_s),
-        }
-    }
-
     /// `ADD_LOCKSPACE`.
     pub(super) fn on_add(
         &mut self,
@@ -194,6 +186,18 @@ impl Daemon {
             return Err(Code::ERROR);
         }
         let host_id = HostId::new(asked.host_id).map_err(|_| Code::ADDLS_INVALID_HOSTID)?;
+        Ok(self.join(name, host_id, asked, io_timeout_s, false))
+    }
+
+    /// Begins to join a lockspace nothing stands in the way of.
+    pub(super) fn join(
+        &mut self,
+        name: LockspaceName,
+        host_id: HostId,
+        asked: Lockspace,
+        io_timeout_s: u8,
+        persistent: bool,
+    ) -> SpaceId {
         let id = SpaceId(self.spaces.next);
         self.spaces.next += 1;
         self.log.info(format_args!(
@@ -201,6 +205,7 @@ impl Daemon {
             asked.disk.path.as_bytes().escape_ascii(),
             asked.disk.offset
         ));
+        let watchdog = &self.options.watchdog_socket;
         let join = Join {
             id,
             name,
@@ -210,20 +215,18 @@ impl Daemon {
             offset: asked.disk.offset,
             io_timeout_s,
             fire_timeout_s: self.options.fire_timeout_s,
-            watchdog: self
-                .options
-                .use_watchdog
-                .then(|| self.options.watchdog_socket.clone()),
-            persistent: false,
+            watchdog: self.options.use_watchdog.then(|| watchdog.clone()),
+            persistent,
         };
         let asked = Lockspace { flags: 0, ..asked };
         let mut space = Space::new(id, name, host_id, asked);
         space.io_timeout_s = io_timeout_s;
+        space.persistent = persistent;
         space.acquire_attempt_s = now().monotonic.seconds();
         self.spaces.insert(space);
         self.keeper.join(join);
         self.keeper_rings = true;
-        Ok(id)
+        id
     }
 
     /// `REM_LOCKSPACE`.
@@ -238,7 +241,7 @@ impl Daemon {
         let found = match self.spaces.meant(asked) {
             None => Err(Code::ENOENT),
             Some(space) if space.phase == Phase::Removing => Err(Code::EINPROGRESS),
-            Some(space) if space.indexing => Err(Code::EBUSY),
+            Some(space) if space.indexing || space.persistent => Err(Code::EBUSY),
             Some(space) if unused && self.resources.is_used(&space.name) => Err(Code::EBUSY),
             Some(space) => Ok(space.id),
         };
@@ -302,6 +305,7 @@ impl Daemon {
     }
 
     fn on_keeper(&mut self, at: Now, id: SpaceId, event: Event) {
+        let host_names = self.spaces.host_names.clone();
         let Some(space) = self.spaces.get_mut(id) else {
             if let Event::Area { buffer, .. } = event {
                 self.keeper.recycle(buffer);
@@ -319,16 +323,17 @@ impl Daemon {
                 self.finish_space(id, code);
             }
             Event::Area {
+                geometry,
                 part,
                 buffer,
                 asked,
                 read_at,
-                ..
             } => {
-                let changes = match &mut space.hosts {
-                    Some(hosts) => hosts.observe(asked, read_at.boottime, part, &buffer),
-                    None => Changes::default(),
-                };
+                let view = viewpoint(&self.options, space, geometry);
+                let changes = space
+                    .hosts
+                    .get_or_insert_with(|| Hosts::new(view, &host_names))
+                    .observe(asked, read_at.boottime, part, &buffer);
                 self.keeper.recycle(buffer);
                 self.on_changes(id, &changes);
             }
@@ -371,7 +376,10 @@ impl Daemon {
                 ));
                 self.begin_killing(id, Reason::Lost { last_success });
             }
-            Event::Left { code } => self.finish_space(id, code),
+            Event::Left { code } => {
+                self.left_badly |= code != Code::OK;
+                self.finish_space(id, code);
+            }
         }
     }
 
@@ -386,7 +394,6 @@ impl Daemon {
         else {
             return;
         };
-        let host_names = self.spaces.host_names.clone();
         let Some(space) = self.spaces.get_mut(id) else {
             return;
         };
@@ -402,19 +409,6 @@ impl Daemon {
             return;
         }
         space.phase = Phase::Joined;
-        let bitmap_s = match self.options.bitmap_s {
-            Some(seconds) => u64::from(seconds),
-            None => timings::failing_s(space.io_timeout_s),
-        };
-        let view = Viewpoint {
-            lockspace: space.name,
-            geometry,
-            host_id: space.host_id,
-            io_timeout_s: space.io_timeout_s,
-            fire_timeout_s: self.options.fire_timeout_s,
-            bitmap_s,
-        };
-        space.hosts = Some(Hosts::new(view, &host_names));
         let (name, expires) = (space.name, space.validate(Some(submitted)));
         let joined = SpaceView {
             id,
@@ -488,6 +482,26 @@ impl Daemon {
     pub(super) fn tell_dying(&mut self, name: LockspaceName, lost: bool) {
         let ending = if lost { Ending::Lost } else { Ending::Leaving };
         self.tell(Input::SpaceDying(name, ending));
+    }
+}
+
+/// Whence the hosts of a lockspace are looked at.
+fn viewpoint(options: &Options, space: &Space, geometry: Geometry) -> Viewpoint {
+    Viewpoint {
+        lockspace: space.name,
+        geometry,
+        host_id: space.host_id,
+        io_timeout_s: space.io_timeout_s,
+        fire_timeout_s: options.fire_timeout_s,
+        bitmap_s: bitmap_s(options, space),
+    }
+}
+
+/// Seconds for which a bit we set stays set.
+pub(super) fn bitmap_s(options: &Options, space: &Space) -> u64 {
+    match options.bitmap_s {
+        Some(seconds) => u64::from(seconds),
+        None => timings::failing_s(space.io_timeout_s),
     }
 }
 

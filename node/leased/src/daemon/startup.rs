@@ -20,6 +20,7 @@ use rustix::process::{Gid, Resource, Rlimit, Uid};
 use super::accounts::Account;
 use super::log::Log;
 use super::options::Options;
+use crate::status_socket::StatusSocket;
 
 /// Set for the process that goes on in the background.
 const BACKGROUND: &str = "HOLDFAST_DAEMON_IN_BACKGROUND";
@@ -36,6 +37,14 @@ pub enum DaemonError {
     #[error("{}: {error}", .path.display())]
     Path {
         /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: io::Error,
+    },
+    /// The node's status socket.
+    #[error("status socket {}: {error}; choose another with --socket", .path.display())]
+    StatusSocket {
+        /// Where.
         path: PathBuf,
         /// What is wrong with it.
         error: io::Error,
@@ -59,7 +68,7 @@ pub(crate) enum Role {
 /// accepts connections, or with its exit status.
 pub(crate) fn background(options: &Options) -> Result<Role, DaemonError> {
     let failed = |error| DaemonError::Kernel("going to the background", error);
-    if options.foreground {
+    if options.foreground || options.node.is_some() {
         return Ok(Role::Daemon);
     }
     if env::var_os(BACKGROUND).is_some() {
@@ -92,7 +101,7 @@ pub(crate) fn background(options: &Options) -> Result<Role, DaemonError> {
 
 /// Tells whoever waits that connections are accepted.
 pub(crate) fn ready(options: &Options, log: &Log) {
-    if !options.foreground {
+    if !options.foreground && options.node.is_none() {
         // The caller may have been killed meanwhile.
         io::stdout().write_all(b"1").ok();
         io::stdout().flush().ok();
@@ -185,6 +194,14 @@ pub(crate) fn listen(run_dir: &Path, account: &Account) -> Result<UnixListener, 
     rustix::net::listen(&listener, BACKLOG).map_err(|error| failed(error.into()))?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok(listener)
+}
+
+/// The node's own socket.
+pub(crate) fn status_socket(path: &Path) -> Result<StatusSocket, DaemonError> {
+    StatusSocket::bind(path).map_err(|error| DaemonError::StatusSocket {
+        path: path.to_path_buf(),
+        error,
+    })
 }
 
 /// Raises the limits that locked memory, real-time priority and many clients

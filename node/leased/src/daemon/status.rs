@@ -2,6 +2,7 @@
 //! and hosts.
 
 use std::fmt::Write as _;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use disk_format::{HostId, NameField};
@@ -54,7 +55,7 @@ impl Daemon {
                 .as_ref()
                 .map_or(-1, |helper| helper.descriptor());
             records.push(internal(0, "helper", helper));
-            let listener = std::os::fd::AsRawFd::as_raw_fd(&self.listener);
+            let listener = self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             records.push(internal(1, "listener", listener));
         }
         let body = ReplyBody::Stream { data2: 0, records };

@@ -119,6 +119,24 @@ impl Daemon {
         daemon
     }
 
+    /// Starts one as a node does, with LS of `disk` always joined as host 1.
+    pub fn start_node(host: &str, disk: &Path) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let child = Command::new(env!("CARGO_BIN_EXE_leased"))
+            .args(["run", "--no-watchdog", "--no-realtime", "--io-timeout", "1"])
+            .args(["--lockspace", &format!("LS:1:{}:0", disk.display())])
+            .args(["--host-name", host, "--sanlock-dir"])
+            .arg(dir.path())
+            .arg("--socket")
+            .arg(dir.path().join("status"))
+            .stderr(log_in(dir.path()))
+            .spawn()
+            .expect("starts");
+        let daemon = Self { child, dir };
+        daemon.until_accepts();
+        daemon
+    }
+
     /// The same directory, another process: after [`Self::kill`].
     pub fn restart(&mut self, host: &str) {
         self.child = spawn(self.dir.path(), host, &["-w", "0", "-o", "1"]);
@@ -267,12 +285,15 @@ pub fn sanlock(run_dir: &Path) -> Command {
     command
 }
 
-pub fn spawn(run_dir: &Path, host: &str, arguments: &[&str]) -> Child {
-    let log = File::options()
+fn log_in(run_dir: &Path) -> File {
+    File::options()
         .create(true)
         .append(true)
         .open(run_dir.join("log"))
-        .expect("a log");
+        .expect("a log")
+}
+
+pub fn spawn(run_dir: &Path, host: &str, arguments: &[&str]) -> Child {
     sanlock(run_dir)
         .args([
             "daemon", "-D", "-l", "0", "-h", "0", "-U", "root", "-G", "root",
@@ -281,7 +302,7 @@ pub fn spawn(run_dir: &Path, host: &str, arguments: &[&str]) -> Child {
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(log_in(run_dir))
         .spawn()
         .expect("starts")
 }

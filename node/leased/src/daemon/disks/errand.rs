@@ -85,6 +85,7 @@ fn number_of(error: &OpenError) -> i32 {
     match error {
         OpenError::Missing { .. } => Errno::NOENT,
         OpenError::ReadOnly { .. } => Errno::ROFS,
+        OpenError::WrongKind { path } if path.is_dir() => Errno::ISDIR,
         OpenError::WrongKind { .. }
         | OpenError::NoDirectIo { .. }
         | OpenError::SectorSize { .. } => Errno::INVAL,
