@@ -35,7 +35,7 @@ struct World {
     run_dir: PathBuf,
     /// The daemon and whatever a script left running.
     children: Vec<Child>,
-    /// Process that `{pid}` stands for.
+    /// Process that `{pid}` stands for; at first one that nobody has.
     pid: u32,
     transcript: String,
 }
@@ -53,7 +53,7 @@ impl World {
             dir,
             run_dir,
             children: Vec::new(),
-            pid: 0,
+            pid: 99_999_999,
             transcript: String::new(),
         }
     }
@@ -70,7 +70,6 @@ impl World {
             .spawn()
             .unwrap();
         world.children.push(daemon);
-        let mut world = world;
         wait_for("the daemon's answer", || {
             world.run("status").1.eq(&0).then_some(())
         });
@@ -118,7 +117,10 @@ impl World {
             .output()
             .unwrap();
         assert!(output.stderr.is_empty(), "{line}: {output:?}");
-        let status = output.status.code().expect("it was not killed");
+        let status = output
+            .status
+            .code()
+            .unwrap_or_else(|| panic!("{:?} {line}: {output:?}", self.whose));
         (String::from_utf8(output.stdout).unwrap(), status)
     }
 
@@ -593,7 +595,6 @@ fn leases_live_alike() {
              inquire -p {pid}
              release -p {pid} -a 1
              inquire -p {pid}
-             inquire -p {pid} -D
              status",
         );
     });

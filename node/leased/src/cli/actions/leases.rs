@@ -179,7 +179,12 @@ pub(in crate::cli) fn inquire(arguments: &Arguments, out: &mut dyn Write) -> i32
         Err(error) => (error, 0, Vec::new()),
     };
     line(out, format!("inquire done {result} res_count {count}"));
-    if result < 0 || text.is_empty() {
+    if result < 0 {
+        return result;
+    }
+    if text.is_empty() {
+        // What the original's C library makes of no string.
+        line(out, "\"(null)\"");
         return result;
     }
     line(out, quoted(&text));

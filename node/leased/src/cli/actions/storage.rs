@@ -141,15 +141,15 @@ fn read_owners(resource: Resource, arguments: &Arguments, out: &mut dyn Write) -
     };
     let found = Resource { disks, ..found };
     line(out, [b"r ", found.to_text().as_slice()].concat());
+    if arguments.debug {
+        sizes(found.flags, out);
+    }
     for owner in owners {
         let mut text = format!("h {} gen {}", owner.host_id, owner.generation);
         if owner.timestamp != 0 {
             text += &format!(" timestamp {}", owner.timestamp);
         }
         line(out, text);
-    }
-    if arguments.debug {
-        sizes(found.flags, out);
     }
     Ok(())
 }
