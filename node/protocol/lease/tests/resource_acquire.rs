@@ -60,6 +60,52 @@ fn a_shared_lease_is_written_as_the_original_writes_it() {
 }
 
 #[test]
+fn a_whole_life_of_a_lease_is_written_as_the_original_writes_it() {
+    let mut world = World::new(SMALL, 0).with_hosts(2);
+    for _ in 0..3 {
+        let held = world.hold(0, false);
+        world.release(0, &held, ReleaseOptions::default());
+        world.drain(0);
+    }
+    world.now = 2587 * S;
+    let held = world.hold(0, false);
+    let ask = RequestOptions {
+        lver: 5,
+        next_lver: false,
+        force_mode: 2,
+    };
+    let op = Request::new(world.hosts[1].us, world.target, ask);
+    world.begin(1, op);
+    world.drain(1);
+    assert_disk(&world, "paxos_request_graceful");
+    world.release(0, &held, ReleaseOptions::default());
+    world.drain(0);
+
+    world.now = 2750 * S;
+    let held = world.hold(0, false);
+    let down = ConvertOptions {
+        shared: true,
+        ..ConvertOptions::default()
+    };
+    world.convert(0, &held, down);
+    let one = world.drain(0).held.expect("held");
+    world.now = 2782 * S;
+    let two = world.hold(1, true);
+    assert_disk(&world, "paxos_shared_two_hosts");
+
+    world.convert(0, &one, ConvertOptions::default());
+    let outcome = world.drain(0);
+    assert_eq!(outcome.code, Code::EAGAIN);
+    world.release(1, &two, ReleaseOptions::default());
+    world.drain(1);
+    world.now = 2791 * S;
+    let one = outcome.held.expect("still shared");
+    world.convert(0, &one, ConvertOptions::default());
+    assert_eq!(world.drain(0).code, Code::OK);
+    assert_disk(&world, "paxos_ex_converted");
+}
+
+#[test]
 fn phase_one_is_written_as_the_original_writes_it() {
     let mut world = World::new(SMALL, 0).with_hosts(1);
     world.acquire(0, options(false));
