@@ -86,8 +86,9 @@ impl Device {
         let end = offset
             .checked_add(u64::from(geometry.align_size()))
             .ok_or(Code::errno(EFBIG))?;
+        // A file grows; a device does not, and is not written in part.
         if self.0.sector_size().is_some() && end > self.0.size() {
-            return Err(Code::EMSGSIZE);
+            return Err(Code::ENOSPC);
         }
         let at_once = area <= CHUNK && !in_two_steps;
         let mut part = AlignedBuffer::new(area.min(CHUNK));
