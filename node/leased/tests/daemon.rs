@@ -284,6 +284,77 @@ fn a_thousand_connections_and_more_are_served() {
 }
 
 #[test]
+fn connections_beyond_the_limit_are_refused_and_others_served() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = env!("CARGO_BIN_EXE_leased");
+    let arguments = "daemon -D -w 0 -l 0 -U root -G root";
+    // 256 descriptors are not for clients, and there are at least 1024 that are.
+    let mut shell = std::process::Command::new("/bin/bash")
+        .arg("-c")
+        .arg(format!(
+            "ulimit -n 1400; exec -a sanlock {program} {arguments}"
+        ))
+        .env("SANLOCK_RUN_DIR", dir.path())
+        .env("SANLOCK_PRIVILEGED", "0")
+        .stderr(fs::File::create(dir.path().join("log")).expect("a log"))
+        .spawn()
+        .expect("starts");
+    let socket = dir.path().join("sanlock.sock");
+    let connect = || std::os::unix::net::UnixStream::connect(&socket).ok();
+    let first = wait_for("accepts", connect);
+    let mut first = daemon_support::Client { stream: first };
+    let mut others: Vec<_> = (0..1200).filter_map(|_| connect()).collect();
+    assert_eq!(first.ask(&Request::Version).result, 0);
+    wait_for("the refusal is logged", || {
+        let log = fs::read_to_string(dir.path().join("log")).ok()?;
+        log.contains("connections refused").then_some(())
+    });
+    // Whoever goes makes room.
+    others.drain(..600);
+    wait_for("another is served", || {
+        let mut client = daemon_support::Client { stream: connect()? };
+        client.stream.write_all(&Request::Version.encode()).ok()?;
+        let mut reply = [0; 32];
+        std::io::Read::read_exact(&mut client.stream, &mut reply).ok()
+    });
+    shell.kill().expect("killed");
+    shell.wait().expect("ends");
+}
+
+#[test]
+fn readers_of_the_log_that_do_not_read_cost_a_bounded_amount() {
+    let daemon = Daemon::start("hostA");
+    let kib = || -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("runs");
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok())
+            .expect("a size")
+    };
+    // Something to read: every unknown command is logged.
+    let mut noisy = daemon.connect();
+    let header = Header {
+        cmd: 41,
+        ..Header::request(Command::Version)
+    };
+    for _ in 0..20_000 {
+        noisy.raw(&header.encode());
+    }
+    assert_eq!(noisy.ask(&Request::Version).result, 0);
+    let mut readers: Vec<_> = (0..200).map(|_| daemon.connect()).collect();
+    for reader in &mut readers {
+        reader.send(&Request::LogDump);
+        assert_eq!(daemon.ask(&Request::Version).result, 0);
+    }
+    assert!(kib() < 64 << 10, "{} KiB", kib());
+    // Who reads at once gets all of it.
+    let mut reader = daemon.connect();
+    let ReplyBody::Log(text) = reader.ask(&Request::LogDump).body else {
+        panic!("no log");
+    };
+    assert!(text.len() > 500 << 10, "{} bytes", text.len());
+}
+
+#[test]
 fn a_reader_of_status_that_does_not_read_holds_up_nobody() {
     let dir = disk_dir();
     let path = file(&dir, "disk", 10);

@@ -317,7 +317,7 @@ fn a_helper_that_dies_is_replaced() {
     linux::process::kill(first).expect("killed");
     wait_for("another helper", || {
         let now = fs::read_to_string(format!("/proc/{}/comm", helper())).ok()?;
-        (helper() != first && now == "exe\n").then_some(())
+        (helper() != first && now == "sanlock-helper\n").then_some(())
     });
     let mut user = User::start(&daemon, &path, 1, &PLAIN);
     assert_eq!(daemon.rem(&lockspace(&path, 1)), 0);

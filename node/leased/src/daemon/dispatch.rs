@@ -144,15 +144,18 @@ impl Daemon {
             Request::Renewal { lockspace } => return self.on_renewal(id, header, &lockspace),
             Request::LogDump => {
                 let body = ReplyBody::Log(self.log.dump());
-                return self.reply(id, header, &Reply::with(body));
+                self.reply(id, header, &Reply::with(body));
+                return self.limit_bulk(id);
             }
             Request::Metrics => {
                 let body = ReplyBody::Metrics(self.metrics());
-                return self.reply(id, header, &Reply::with(body));
+                self.reply(id, header, &Reply::with(body));
+                return self.limit_bulk(id);
             }
             Request::GetLockspaces => {
                 let body = ReplyBody::Lockspaces(self.lockspaces());
-                return self.reply(id, header, &Reply::with(body));
+                self.reply(id, header, &Reply::with(body));
+                return self.limit_bulk(id);
             }
             Request::GetHosts { lockspace } => {
                 let reply = match self.hosts(&lockspace) {

@@ -87,6 +87,10 @@ pub fn run(options: Options) -> Result<ExitCode, DaemonError> {
         startup::Role::Caller(code) => return Ok(code),
         startup::Role::Daemon => {}
     }
+    if options.node.is_none() {
+        // Only how it is listed.
+        rustix::thread::set_name(c"sanlock").ok();
+    }
     let mut daemon = Daemon::start(options)?;
     let code = daemon.serve()?;
     // What is left to say in the log is said.
@@ -139,7 +143,7 @@ struct Daemon {
     resources: Resources,
     disks: Disks,
     jobs: Jobs<Outcome>,
-    /// Connections whose streams are being made, oldest first.
+    /// Connections with large replies to take, oldest first.
     streams: Vec<ClientId>,
     shutdown: Option<Shutdown>,
     /// A lockspace that was lost has been left.
@@ -189,10 +193,13 @@ impl Daemon {
         };
         startup::raise_limits(&options);
         let log = Log::open(&options);
+        // With the privilege to, what there is by now; what comes later may be
+        // within the limit.
+        let early = startup::lock_memory(options.mlock_level.min(1));
         startup::drop_privileges(&options, &account)?;
         log.start().map_err(kernel("log thread"))?;
         log.take_traces();
-        let locked = startup::lock_memory(options.mlock_level);
+        let locked = startup::lock_memory(options.mlock_level).or(early);
         let keeper = spaces::start_keeper(&options).map_err(kernel("keeper"))?;
         let disks = Disks::new().map_err(kernel("ring"))?;
         let jobs = Jobs::new().map_err(kernel("eventfd"))?;

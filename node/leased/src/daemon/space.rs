@@ -120,6 +120,8 @@ pub(super) struct Space {
     pub(super) calls: Calls,
     /// When the next of our bits is to be taken back.
     pub(super) calls_due: Option<Monotonic>,
+    /// Largest request its device was told to make, KiB; 0: not told.
+    pub(super) request_kib: u32,
     /// Connections that are told of events.
     pub(super) listeners: BTreeMap<u64, OwnedFd>,
     /// A resource index operation is under way.
@@ -161,6 +163,7 @@ impl Space {
             renewal_failures: 0,
             calls: Calls::default(),
             calls_due: None,
+            request_kib: 0,
             listeners: BTreeMap::new(),
             indexing: false,
         }

@@ -9,9 +9,11 @@ use lease::code::Code;
 use lease::hosts::{Changes, Hosts, Names, Notice, Viewpoint};
 use lease::resource::{Observed, Owners};
 use lease::{Monotonic, Now, timings};
+use linux::disk::BlockDevice;
 use linux::ring::Backend;
 use sanlock_wire::{AddFlags, Header, InquireFlags, Lockspace, RemoveFlags, Reply};
 
+use super::helper::Order;
 use super::killing::Reason;
 use super::options::{MaxSectors, Options};
 use super::space::{Phase, Space};
@@ -426,11 +428,41 @@ impl Daemon {
             "{id} lockspace joined, host id {} generation {generation}",
             joined.host_id
         ));
+        self.set_request_size(id, &device);
         self.disks.add_space(id, device);
         self.tell(Input::SpaceJoined(joined));
         self.tell(Input::SpaceRenewed(name, expires));
         self.answer_all(adders, Code::OK);
         self.answer_all(inquirers, Code::OK);
+    }
+
+    /// Lets a block device read the area in as few requests as it can. The
+    /// keeper has tried; without the privilege only the helper can.
+    fn set_request_size(&mut self, id: SpaceId, device: &BlockDevice) {
+        let told = self.keeper.status(id).and_then(|space| space.request_kib);
+        let Some(space) = self.spaces.get_mut(id) else {
+            return;
+        };
+        let wanted = match self.options.max_sectors {
+            MaxSectors::Ignore => None,
+            MaxSectors::Align => space.geometry.map(|geometry| geometry.align_size() / 1024),
+            MaxSectors::Kib(kib) => Some(kib),
+        };
+        let Some(kib) = wanted.filter(|_| device.sector_size().is_some()) else {
+            return;
+        };
+        space.request_kib = told.unwrap_or(kib);
+        let Ok(stat) = rustix::fs::fstat(device) else {
+            return;
+        };
+        if told.is_none() {
+            self.order(&Order::MaxSectors {
+                tag: u64::from(id.0),
+                major: rustix::fs::major(stat.st_rdev),
+                minor: rustix::fs::minor(stat.st_rdev),
+                kib,
+            });
+        }
     }
 
     fn on_changes(&mut self, id: SpaceId, changes: &Changes) {

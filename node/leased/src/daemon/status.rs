@@ -23,7 +23,7 @@ use crate::resources::ClientId;
 
 /// The version of the original that is spoken.
 pub(super) const VERSION: &str = "3.8.5";
-/// Replies to `STATUS` that are being made; the oldest is cut off beyond.
+/// Large replies waiting to be taken; the oldest is cut off beyond.
 const STREAMS_MAX: usize = 16;
 
 fn seconds(at: Option<Monotonic>) -> u64 {
@@ -76,23 +76,27 @@ impl Daemon {
     }
 
     fn start_stream(&mut self, id: ClientId, stream: Stream) {
-        self.streams.retain(|id| {
-            self.clients
-                .get(*id)
-                .is_some_and(|one| one.stream.is_some())
-        });
+        if let Some(client) = self.clients.get_mut(id) {
+            client.stream = Some(stream);
+        }
+        self.limit_bulk(id);
+    }
+
+    /// A large reply waits to be taken: of too many at a time the oldest is
+    /// cut off, so that clients that do not read cost a bounded amount.
+    pub(super) fn limit_bulk(&mut self, id: ClientId) {
+        let clients = &self.clients;
+        let unread = |id: &ClientId| clients.get(*id).is_some_and(|one| !one.is_flushed());
+        self.streams.retain(unread);
         if self.streams.len() >= STREAMS_MAX {
             let slow = self.streams.remove(0);
             self.log.warn(format_args!(
-                "status of connection {} cut off: {STREAMS_MAX} others are being read",
+                "reply to connection {} cut off: {STREAMS_MAX} others wait to be read",
                 slow.0
             ));
             self.close(slow);
         }
         self.streams.push(id);
-        if let Some(client) = self.clients.get_mut(id) {
-            client.stream = Some(stream);
-        }
     }
 
     /// `HOST_STATUS`.
@@ -279,16 +283,11 @@ impl Daemon {
             .options
             .renewal_read_extend_s
             .unwrap_or(u32::from(space.io_timeout_s));
-        let (set_max, _) = match self.options.max_sectors {
-            MaxSectors::Ignore => (0, ()),
-            MaxSectors::Align => (align / 1024, ()),
-            MaxSectors::Kib(kib) => (kib, ()),
-        };
         let text = format!(
             "list={} space_id={} io_timeout={} sector_size={sector} align_size={align} \
              host_generation={} renew_fail={} space_dead={} killing_pids={} used_retries={} \
              external_used={} used_by_orphans={} renewal_read_extend_sec={extend_s} \
-             set_max_sectors_kb={set_max} corrupt_result={} acquire_last_result={} \
+             set_max_sectors_kb={} corrupt_result={} acquire_last_result={} \
              renewal_last_result={} acquire_last_attempt={} acquire_last_success={} \
              renewal_last_attempt={} renewal_last_success={}",
             space.phase.list(),
@@ -301,6 +300,7 @@ impl Daemon {
             killing.map_or(0, |killing| killing.passes),
             u8::from(space.used),
             u8::from(space.used_by_orphans),
+            space.request_kib,
             space.corrupt_result.0,
             space.acquire_result.0,
             space.renewal_result.0,

@@ -22,6 +22,8 @@ const ARGUMENTS_MAX: usize = 8;
 
 pub(super) fn run() -> io::Result<()> {
     let signals = Signals::open()?;
+    // Only how it is listed.
+    rustix::thread::set_name(c"sanlock-helper").ok();
     // Not permitted without privileges, and then there is nothing to give up.
     rustix::thread::set_thread_groups(&[]).ok();
     rustix::process::chdir("/").ok();
@@ -81,10 +83,7 @@ fn obey(order: &Order<'_>, children: &mut Vec<Child>) -> (u64, io::Result<()>) {
             major,
             minor,
             kib,
-        } => {
-            let path = format!("/sys/dev/block/{major}:{minor}/queue/max_sectors_kb");
-            (tag, fs::write(path, kib.to_string()))
-        }
+        } => (tag, set_max_sectors(major, minor, kib)),
     }
 }
 
@@ -97,6 +96,27 @@ fn signalled(pid: u32, start: u64, signal: Sent) -> io::Result<()> {
         Sent::Term => linux::process::terminate(pid),
         Sent::Kill => linux::process::kill(pid),
     }
+}
+
+fn set_max_sectors(major: u32, minor: u32, kib: u32) -> io::Result<()> {
+    /// What the original falls back to.
+    const USUAL_KIB: u32 = 1024;
+    let device = format!("/sys/dev/block/{major}:{minor}");
+    // A partition's queue is its disk's.
+    let queue = [format!("{device}/queue"), format!("{device}/../queue")]
+        .into_iter()
+        .find(|queue| fs::exists(queue).unwrap_or(false))
+        .ok_or(Errno::NOENT)?;
+    let largest: u32 = fs::read_to_string(format!("{queue}/max_hw_sectors_kb"))?
+        .trim()
+        .parse()
+        .map_err(|_| Errno::INVAL)?;
+    let size = if kib > largest {
+        USUAL_KIB.min(largest)
+    } else {
+        kib
+    };
+    fs::write(format!("{queue}/max_sectors_kb"), size.to_string())
 }
 
 fn started(
