@@ -205,6 +205,7 @@ impl Node {
             io_timeout_s: T,
             first_check: Some(Monotonic(S)),
             last_check: Some(Monotonic(self.now)),
+            last_asked: Some(Monotonic(self.now)),
             last_live: Some(Monotonic(live)),
             damaged: false,
         };

@@ -343,7 +343,7 @@ impl Acquire {
         );
         // The value is chosen: the last owner has written its block before it
         // let go, and nobody can write it before we do. So it may be read now.
-        if ours && self.options.lvb {
+        if ours && self.options.lvb && !self.is_used_up(ballot.lver) {
             self.read_lvb();
         }
     }

@@ -190,6 +190,7 @@ impl Down {
         }
         let plan = Plan {
             leader: LeaderPlan::Version(self.held.leader.lver),
+            lvb: self.plan.lvb.clone().filter(|_| !freed.marked),
             ..self.plan.clone()
         };
         self.stage = Stage::Cleaning(Cleanup::after_failure(plan, &self.desk));

@@ -106,11 +106,10 @@ impl Acquire {
         Ok(())
     }
 
-    /// Step B: free, or left from an earlier life of ours.
+    /// Step B: free, or left from another life of ours. We hold the host id, so
+    /// every other life of it is over, whatever its generation.
     fn may_run(&self, leader: &Leader) -> bool {
-        leader.timestamp == 0
-            || (leader.owner_id == u64::from(self.us.host_id.get())
-                && leader.owner_generation <= self.us.generation.0)
+        leader.timestamp == 0 || leader.owner_id == u64::from(self.us.host_id.get())
     }
 
     /// A version once committed makes every proposal for it history.

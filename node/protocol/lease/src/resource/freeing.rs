@@ -53,6 +53,9 @@ pub(super) struct Freed {
     pub(super) leader: Option<Leader>,
     /// Whether our own sector surely says what it should.
     pub(super) own_written: bool,
+    /// Whether the mark was asked for: from then on the lease value block may
+    /// be another's, and is not written again.
+    pub(super) marked: bool,
 }
 
 impl Freed {
@@ -280,6 +283,7 @@ impl Freeing {
             code,
             leader,
             own_written: self.plan.own.is_some() && self.own_result().is_ok(),
+            marked: self.step != Step::Lvb,
         })
     }
 }
@@ -391,6 +395,9 @@ impl Cleanup {
             return;
         };
         if let Some(freed) = freeing.on_round(us, target, desk, purpose, tally) {
+            if freed.marked {
+                self.plan.lvb = None;
+            }
             if freed.code.is_io() {
                 self.pause(desk);
             } else {

@@ -258,6 +258,13 @@ impl Acquire {
         let marked = blocks()
             .filter(|block| age(block) == age(&newest) && block.is_released())
             .count();
-        newest.lver >= leader.lver && marked > usize::from(self.target.disks / 2)
+        // Without a value the block is a ballot's beginning, and its mark that
+        // of an older version.
+        let of_version = if newest.bal == 0 {
+            newest.lver > leader.lver
+        } else {
+            newest.lver >= leader.lver
+        };
+        of_version && marked > usize::from(self.target.disks / 2)
     }
 }

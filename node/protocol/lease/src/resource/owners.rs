@@ -31,6 +31,8 @@ pub struct Observed {
     pub first_check: Option<Monotonic>,
     /// Latest look.
     pub last_check: Option<Monotonic>,
+    /// When the latest look had begun: no later than what it saw.
+    pub last_asked: Option<Monotonic>,
     /// Latest look that showed a change.
     pub last_live: Option<Monotonic>,
     /// The latest look found no valid record: a timestamp of 0 then says
@@ -47,6 +49,7 @@ impl From<&Host> for Observed {
             io_timeout_s: host.io_timeout_s,
             first_check: host.first_check,
             last_check: host.last_check,
+            last_asked: host.last_asked,
             last_live: host.last_live,
             damaged: host.damaged,
         }
@@ -59,7 +62,11 @@ impl Observed {
     /// generation, or looks that went on for long enough after the last change.
     #[must_use]
     pub fn alive(&self, generation: Generation, own_io_timeout_s: u8, fire_timeout_s: u32) -> bool {
-        if (self.timestamp == 0 && !self.damaged) || self.generation > generation {
+        if generation != self.generation {
+            // Of a newer life than the one seen nothing is known yet.
+            return generation > self.generation;
+        }
+        if self.timestamp == 0 && !self.damaged {
             return false;
         }
         let io_timeout_s = match self.io_timeout_s {
@@ -69,8 +76,8 @@ impl Observed {
         let dead_s = timings::host_dead_s(io_timeout_s, fire_timeout_s);
         // Counted to our latest look, not to now: when our own looks have
         // stopped, we have seen nothing since.
-        match (self.last_live.or(self.first_check), self.last_check) {
-            (Some(last), Some(check)) => check <= last.plus_s(dead_s),
+        match (self.last_live.or(self.first_check), self.last_asked) {
+            (Some(last), Some(asked)) => asked <= last.plus_s(dead_s),
             _ => true,
         }
     }
@@ -88,6 +95,7 @@ mod tests {
             io_timeout_s: 2,
             first_check: Some(Monotonic(0).plus_s(10)),
             last_check: Some(Monotonic(0).plus_s(check_s)),
+            last_asked: Some(Monotonic(0).plus_s(check_s)),
             last_live: Some(Monotonic(0).plus_s(live_s)),
             damaged: false,
         }
@@ -105,6 +113,7 @@ mod tests {
             ..seen(100, 101)
         };
         assert!(!freed.alive(generation, 10, 60));
+        assert!(freed.alive(Generation(4), 10, 60), "joined again since");
         let wiped = Observed {
             damaged: true,
             ..freed
@@ -112,6 +121,7 @@ mod tests {
         assert!(wiped.alive(generation, 10, 60), "wiped is not freed");
         let never = Observed {
             last_check: None,
+            last_asked: None,
             last_live: None,
             first_check: None,
             ..seen(0, 0)

@@ -119,6 +119,7 @@ impl Release {
             };
             let plan = Plan {
                 leader,
+                lvb: self.plan.lvb.clone().filter(|_| !freed.marked),
                 ..self.plan.clone()
             };
             Stage::Cleaning(Cleanup::after_failure(plan, &self.desk))

@@ -183,10 +183,12 @@ impl World {
                     io_timeout_s: 0,
                     first_check: Some(now),
                     last_check: None,
+                    last_asked: None,
                     last_live: None,
                     damaged: false,
                 });
                 seen.last_check = Some(now);
+                seen.last_asked = Some(now);
                 let new = (
                     record.owner_id,
                     Generation(record.owner_generation),
