@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::journal::Journal;
 use super::opening::{self, Outcome};
 use super::outbox::{MESSAGES_MAX, Message, Outbox};
-use super::pool::Pool;
+use super::pool::Pools;
 use super::space::Space;
 use super::status::Board;
 use super::worker::{Edges, Worker};
@@ -116,7 +116,7 @@ impl Keeper {
         let (journal, journal_thread) = Journal::start()?;
         let edges = Edges {
             ring: Ring::new(settings.backend)?,
-            pool: Pool::new(2 * SPACES_MAX, commands.clone(), Arc::clone(&woken))?,
+            pools: Pools::new(2 * SPACES_MAX, commands.clone(), Arc::clone(&woken))?,
             outbox: Outbox::new(left, Arc::clone(&ready)),
             journal,
         };

@@ -1,5 +1,5 @@
-//! The buffers areas are read into: a few, shared by all lockspaces, since
-//! each is a MiB of locked memory.
+//! The buffers areas are read into: a few of each size, shared by all
+//! lockspaces, since each is up to a MiB of locked memory.
 //!
 //! A reading that finds none waits for one. If that takes long, because a
 //! device sits on its buffers or the owner does not give them back, another
@@ -18,8 +18,27 @@ use linux::disk::AlignedBuffer;
 
 use super::handle::{Command, wake};
 
-/// Bytes of a buffer.
-pub(super) const PART_BYTES: usize = Hosts::PART_BYTES;
+/// How much of the area is read at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// The first hosts, among which all are that were ever seen.
+    Short,
+    /// A whole part.
+    Part,
+}
+
+impl Extent {
+    pub(super) const ALL: [Self; 2] = [Self::Short, Self::Part];
+
+    /// Bytes of a buffer.
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::Short => 128 * 1024,
+            Self::Part => Hosts::PART_BYTES,
+        }
+    }
+}
+
 /// Buffers there are when nothing is wrong.
 const USUAL: usize = 3;
 /// Buffers the owner may hold; beyond, readings are not delivered.
@@ -32,12 +51,55 @@ const STACK_BYTES: usize = 64 * 1024;
 
 #[derive(Debug)]
 enum Supply {
-    Make,
+    Make(Extent),
     Discard(AlignedBuffer),
+}
+
+/// The pools of all sizes.
+#[derive(Debug)]
+pub(super) struct Pools {
+    short: Pool,
+    part: Pool,
+}
+
+impl Pools {
+    /// Pools for at most so many readings at once.
+    pub(super) fn new(
+        readings_max: usize,
+        commands: SyncSender<Command>,
+        woken: Arc<OwnedFd>,
+    ) -> io::Result<Self> {
+        let (supply, orders) = sync_channel(2 * USUAL);
+        thread::Builder::new()
+            .name("buffers".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || serve(&orders, &commands, &woken))?;
+        Ok(Self {
+            short: Pool::new(Extent::Short, readings_max, supply.clone()),
+            part: Pool::new(Extent::Part, readings_max, supply),
+        })
+    }
+
+    pub(super) fn of(&mut self, extent: Extent) -> &mut Pool {
+        match extent {
+            Extent::Short => &mut self.short,
+            Extent::Part => &mut self.part,
+        }
+    }
+
+    /// Where a buffer belongs.
+    pub(super) fn home(&mut self, buffer: &AlignedBuffer) -> &mut Pool {
+        self.of(if buffer.len() == Extent::Short.bytes() {
+            Extent::Short
+        } else {
+            Extent::Part
+        })
+    }
 }
 
 #[derive(Debug)]
 pub(super) struct Pool {
+    extent: Extent,
     free: Vec<AlignedBuffer>,
     /// Buffers there are, wherever they are.
     owned: usize,
@@ -50,27 +112,18 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// A pool for at most so many readings at once.
-    pub(super) fn new(
-        readings_max: usize,
-        commands: SyncSender<Command>,
-        woken: Arc<OwnedFd>,
-    ) -> io::Result<Self> {
-        let (supply, orders) = sync_channel(USUAL);
-        thread::Builder::new()
-            .name("buffers".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || serve(&orders, &commands, &woken))?;
+    fn new(extent: Extent, readings_max: usize, supply: SyncSender<Supply>) -> Self {
         let mut free = Vec::with_capacity(readings_max + USUAL + LENT_MAX);
-        free.extend((0..USUAL).map(|_| new_buffer()));
-        Ok(Self {
+        free.extend((0..USUAL).map(|_| new_buffer(extent)));
+        Self {
+            extent,
             free,
             owned: USUAL,
             lent: 0,
             making: false,
             ordered: None,
             supply,
-        })
+        }
     }
 
     pub(super) fn take(&mut self) -> Option<AlignedBuffer> {
@@ -105,7 +158,7 @@ impl Pool {
         let due = self.order_at(waiting_since).is_some_and(|at| at <= now);
         if due
             && self.owned < readings + USUAL + LENT_MAX
-            && self.supply.try_send(Supply::Make).is_ok()
+            && self.supply.try_send(Supply::Make(self.extent)).is_ok()
         {
             self.making = true;
             self.ordered = Some(now);
@@ -133,8 +186,8 @@ impl Pool {
     }
 }
 
-fn new_buffer() -> AlignedBuffer {
-    let mut buffer = AlignedBuffer::new(PART_BYTES);
+fn new_buffer(extent: Extent) -> AlignedBuffer {
+    let mut buffer = AlignedBuffer::new(extent.bytes());
     // Zeroed memory is otherwise mapped on first use.
     buffer.fill(1);
     buffer
@@ -143,9 +196,9 @@ fn new_buffer() -> AlignedBuffer {
 fn serve(orders: &Receiver<Supply>, commands: &SyncSender<Command>, woken: &OwnedFd) {
     while let Ok(order) = orders.recv() {
         match order {
-            Supply::Make => {
+            Supply::Make(extent) => {
                 // The keeper takes commands for as long as it runs.
-                commands.send(Command::Made(new_buffer())).ok();
+                commands.send(Command::Made(new_buffer(extent))).ok();
                 wake(woken);
             }
             Supply::Discard(buffer) => drop(buffer),
@@ -165,7 +218,8 @@ mod tests {
     fn a_pool_grows_for_who_waits_and_shrinks_when_that_is_over() {
         let (commands, received) = sync_channel(4);
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("made");
-        let mut pool = Pool::new(2, commands, Arc::new(event)).expect("a thread");
+        let mut pools = Pools::new(2, commands, Arc::new(event)).expect("a thread");
+        let pool = pools.of(Extent::Short);
         let mut out: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
         assert_eq!(out.len(), USUAL);
         pool.order(at(1), at(1), 2);
@@ -175,6 +229,7 @@ mod tests {
         let Command::Made(buffer) = received.recv().expect("made") else {
             panic!("something else")
         };
+        assert_eq!(buffer.len(), Extent::Short.bytes());
         pool.made(buffer);
         out.extend(pool.take());
         assert_eq!(out.len(), USUAL + 1);
@@ -191,7 +246,8 @@ mod tests {
     fn an_owner_that_gives_nothing_back_is_lent_no_more() {
         let (commands, _received) = sync_channel(4);
         let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("made");
-        let mut pool = Pool::new(2, commands, Arc::new(event)).expect("a thread");
+        let mut pools = Pools::new(2, commands, Arc::new(event)).expect("a thread");
+        let pool = pools.of(Extent::Short);
         for _ in 0..LENT_MAX {
             assert!(pool.may_lend());
             pool.lend();

@@ -6,6 +6,7 @@ use std::sync::mpsc::TrySendError;
 use disk_format::{Generation, HostBitmap, HostExtras, delta};
 use heapless::{Deque, Vec};
 use lease::code::Code;
+use lease::hosts::{self, Hosts};
 use lease::{
     Config, DeltaLease, Effect, Input, IoId, IoOutcome, Monotonic, Record, State, Status, timings,
 };
@@ -15,7 +16,7 @@ use linux::ring::Operation;
 use super::journal::What;
 use super::opening::{Opened, Outcome, Task, Tasks};
 use super::outbox::Message;
-use super::pool::PART_BYTES;
+use super::pool::Extent;
 use super::status::{self, Board, Joining};
 use super::worker::Edges;
 use super::{Event, Join, SpaceId, now};
@@ -36,6 +37,10 @@ const RETRY_MS: u64 = 20;
 /// Beyond 2T: the time an attempt that is not persistent may take to open
 /// device and watchdog, seconds.
 const OPENING_S: u64 = 15;
+/// One in so many readings is of the whole area; the others end with the first
+/// hosts, if nobody was ever seen beyond. A host that appears beyond is seen
+/// within 8T, which is before anybody may miss it.
+const WHOLE_EVERY: u32 = 4;
 /// What an error without a number of its own is told as.
 const EIO: i32 = 5;
 
@@ -62,6 +67,7 @@ enum Kind {
 #[derive(Debug)]
 struct Reading {
     io: IoId,
+    extent: Extent,
     /// The part that is read, or waits for a buffer.
     part: usize,
     /// Since when it waits.
@@ -102,7 +108,8 @@ struct Told {
 pub(super) struct Space {
     join: Arc<Join>,
     lease: DeltaLease,
-    tasks: Tasks,
+    /// Gone once the lease is held: nothing is opened again after that.
+    tasks: Option<Tasks>,
     /// The opener has a task.
     opening: bool,
     /// The opener registers us with the watchdog.
@@ -112,6 +119,10 @@ pub(super) struct Space {
     flights: Vec<Flight, { SECTORS + READINGS }>,
     next_token: u32,
     reading: Option<Reading>,
+    /// Readings since the last of the whole area; `None`: there was none.
+    short_readings: Option<u32>,
+    /// Where in the area the last sector ends that was ever acquired.
+    used_bytes: usize,
     watchdog: Option<Arc<Watchdog>>,
     /// An update the watchdog's socket had no room for.
     unsent: Option<(u64, u64)>,
@@ -147,7 +158,7 @@ impl Space {
         Self {
             join,
             lease,
-            tasks,
+            tasks: Some(tasks),
             opening: false,
             registering: false,
             opened: None,
@@ -155,6 +166,8 @@ impl Space {
             flights: Vec::new(),
             next_token: 0,
             reading: None,
+            short_readings: None,
+            used_bytes: 0,
             watchdog: None,
             unsent: None,
             uncleared: false,
@@ -218,8 +231,9 @@ impl Space {
     }
 
     /// Since when a reading waits for a buffer.
-    pub(super) fn waiting(&self) -> Option<Monotonic> {
-        self.reading.as_ref()?.waiting
+    pub(super) fn waiting(&self) -> Option<(Extent, Monotonic)> {
+        let reading = self.reading.as_ref()?;
+        Some((reading.extent, reading.waiting?))
     }
 
     /// When to look at it again at the latest.
@@ -370,20 +384,32 @@ impl Space {
             .filter(|reading| reading.io == flight.io);
         let (Some(reading), Some(opened)) = (current, &self.opened) else {
             // The core has given it up: what it says is too old to be told.
-            return edges.pool.put(buffer, read_at.boottime);
+            return edges.take_back(buffer, read_at.boottime);
         };
         if let Err(error) = result {
             self.reading = None;
-            edges.pool.put(buffer, read_at.boottime);
+            edges.take_back(buffer, read_at.boottime);
             return self.tell(edges, Input::Io(flight.io, failure(error)));
         }
         let place = self.join.host_id.index() * opened.geometry.sector_bytes();
-        if place / PART_BYTES == part
-            && let Some(own) = buffer[place % PART_BYTES..].first_chunk()
+        if place / Hosts::PART_BYTES == part
+            && let Some(own) = buffer[place % Hosts::PART_BYTES..].first_chunk()
         {
             reading.own = *own;
         }
-        let parts = usize::try_from(opened.geometry.align_size()).unwrap_or(0) / PART_BYTES;
+        let parts = match reading.extent {
+            Extent::Short => 1,
+            Extent::Part => {
+                usize::try_from(opened.geometry.align_size()).unwrap_or(0) / Hosts::PART_BYTES
+            }
+        };
+        if reading.extent == Extent::Part {
+            let used = hosts::used_bytes(opened.geometry, part, &buffer);
+            if part == 0 {
+                self.used_bytes = 0;
+            }
+            self.used_bytes = self.used_bytes.max(used);
+        }
         let event = Event::Area {
             geometry: opened.geometry,
             part,
@@ -400,6 +426,10 @@ impl Space {
             reading.waiting = Some(read_at.boottime);
         } else {
             let own = reading.own;
+            self.short_readings = match (reading.extent, self.short_readings) {
+                (Extent::Short, Some(count)) => Some(count + 1),
+                (Extent::Short, None) | (Extent::Part, _) => Some(0),
+            };
             self.reading = None;
             self.tell(edges, Input::Io(flight.io, IoOutcome::Read(&own)));
         }
@@ -408,11 +438,11 @@ impl Space {
     /// Reads the next part into a buffer that has become free.
     pub(super) fn read_part(&mut self, edges: &mut Edges, buffer: AlignedBuffer) {
         let Some(reading) = &mut self.reading else {
-            return edges.pool.put(buffer, now().boottime);
+            return edges.take_back(buffer, now().boottime);
         };
         reading.waiting = None;
         let (io, part) = (reading.io, reading.part);
-        let offset = self.join.offset + byte_offset(part * PART_BYTES);
+        let offset = self.join.offset + byte_offset(part * Hosts::PART_BYTES);
         self.submit(
             edges,
             io,
@@ -507,6 +537,23 @@ impl Space {
         self.submit(edges, io, kind, operation, buffer);
     }
 
+    /// How much the next reading is to read.
+    fn extent(&self) -> Extent {
+        let due = self
+            .short_readings
+            .is_none_or(|count| count + 1 >= WHOLE_EVERY);
+        let sector_bytes = self
+            .opened
+            .as_ref()
+            .map_or(0, |opened| opened.geometry.sector_bytes());
+        let own = (self.join.host_id.index() + 1) * sector_bytes;
+        if due || self.used_bytes.max(own) > Extent::Short.bytes() {
+            Extent::Part
+        } else {
+            Extent::Short
+        }
+    }
+
     /// Begins a reading, which waits for a buffer.
     fn read_area(&mut self, io: IoId) {
         let in_flight = self
@@ -521,6 +568,7 @@ impl Space {
         }
         self.reading = Some(Reading {
             io,
+            extent: self.extent(),
             part: 0,
             waiting: Some(now().boottime),
             own: [0; delta::RECORD_BYTES],
@@ -528,15 +576,15 @@ impl Space {
     }
 
     fn register(&mut self, renewal_s: u64, expire_s: u64) {
-        let handed = match &self.watchdog {
-            Some(watchdog) if !self.opening && !self.registering => {
+        let handed = match (&self.watchdog, &self.tasks) {
+            (Some(watchdog), Some(tasks)) if !self.opening && !self.registering => {
                 let watchdog = Arc::clone(watchdog);
                 let task = Task::Register {
                     watchdog,
                     renewal_s,
                     expire_s,
                 };
-                self.tasks.try_send(task).is_ok()
+                tasks.try_send(task).is_ok()
             }
             _ => false,
         };
@@ -676,7 +724,8 @@ impl Space {
         if self.next_attempt.is_some_and(|at| at > now) {
             return;
         }
-        match self.tasks.try_send(Task::Open(self.opened.take())) {
+        let Some(tasks) = &self.tasks else { return };
+        match tasks.try_send(Task::Open(self.opened.take())) {
             Ok(()) => {
                 self.next_attempt = None;
                 self.opening = true;
@@ -701,6 +750,7 @@ impl Space {
             && let (Some(opened), Some(claim)) = (&self.opened, self.lease.stamped())
         {
             self.told.joined = true;
+            self.tasks = None;
             let event = Event::Joined {
                 geometry: opened.geometry,
                 generation: status.generation.unwrap_or(Generation(0)),

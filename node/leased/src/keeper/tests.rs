@@ -80,6 +80,7 @@ struct Owner {
     device: Option<Arc<BlockDevice>>,
     recycles: bool,
     areas: usize,
+    shortest: usize,
     kept: Vec<AlignedBuffer>,
 }
 
@@ -101,6 +102,7 @@ impl Owner {
             device: None,
             recycles: true,
             areas: 0,
+            shortest: Hosts::PART_BYTES,
             kept: Vec::new(),
         }
     }
@@ -144,6 +146,7 @@ impl Owner {
                 self.notices
                     .extend(changes.notices.into_iter().map(|notice| (id, notice)));
                 self.areas += 1;
+                self.shortest = self.shortest.min(buffer.len());
                 if self.recycles {
                     self.keeper.recycle(buffer);
                 } else {
@@ -282,6 +285,28 @@ fn an_area_of_8_mib_arrives_in_parts_and_its_last_host_is_seen() {
 }
 
 #[test]
+fn a_host_that_appears_far_behind_all_others_is_seen_before_it_could_be_missed() {
+    let dir = disk_dir();
+    let disk = disk(&dir, "disk");
+    let mut owner = Owner::new();
+    owner.join(join(FIRST, &disk, 1, "a"));
+    owner.until("reads the first hosts only", |owner| {
+        owner.shortest < Hosts::PART_BYTES
+    });
+    owner.join(join(SECOND, &disk, 2000, "b"));
+    owner.until_seen(SECOND, "joined");
+    let since = now().boottime;
+    owner.until("seen", |owner| owner.belief(FIRST, 2000) == Belief::Live);
+    let took_ms = now().boottime.ms_since(since);
+    assert!(took_ms < 30_000, "{took_ms}");
+    // From now on readings reach that far.
+    owner.shortest = Hosts::PART_BYTES;
+    let areas = owner.areas;
+    owner.until("more readings", |owner| owner.areas > areas + 8);
+    assert_eq!(owner.shortest, Hosts::PART_BYTES);
+}
+
+#[test]
 fn what_cannot_be_joined_ends_with_the_originals_number() {
     let dir = disk_dir();
     let disk = disk(&dir, "disk");
@@ -403,7 +428,8 @@ fn an_owner_that_keeps_every_buffer_and_takes_no_events_harms_no_renewal() {
     let disk = disk(&dir, "disk");
     let mut owner = Owner::new();
     owner.recycles = false;
-    owner.join(join(FIRST, &disk, 1, "a"));
+    // Every reading is of the whole area.
+    owner.join(join(FIRST, &disk, 2000, "a"));
     owner.until("renewed often", |owner| owner.count(FIRST, "renewed") > 12);
     assert!(
         owner.areas < 12,

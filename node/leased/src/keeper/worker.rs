@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 
 use lease::Monotonic;
+use linux::disk::AlignedBuffer;
 use linux::ring::Ring;
 use rustix::event::{PollFd, PollFlags};
 use rustix::time::{
@@ -19,7 +20,7 @@ use super::handle::{COMMANDS_MAX, Command, calm};
 use super::journal::Journal;
 use super::opening::Outcome;
 use super::outbox::{Message, Outbox};
-use super::pool::Pool;
+use super::pool::{Extent, Pools};
 use super::space::{Manner, Space};
 use super::{Event, Join, SPACES_MAX, SpaceId, now};
 
@@ -36,7 +37,7 @@ const ENDED_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Edges {
     pub(super) ring: Ring,
-    pub(super) pool: Pool,
+    pub(super) pools: Pools,
     pub(super) outbox: Outbox,
     pub(super) journal: Journal,
 }
@@ -45,9 +46,13 @@ impl Edges {
     /// Hands a reading over, if it is wanted and the owner takes it; otherwise
     /// its buffer is used again.
     pub(super) fn lend(&mut self, id: SpaceId, area: Event, wanted: bool) {
-        let unsent = if wanted && self.pool.may_lend() {
+        let Event::Area { buffer, .. } = &area else {
+            return;
+        };
+        let pool = self.pools.home(buffer);
+        let unsent = if wanted && pool.may_lend() {
             match self.outbox.put(Message::Event(id, area)) {
-                Ok(()) => return self.pool.lend(),
+                Ok(()) => return pool.lend(),
                 Err(Message::Event(_, area)) => area,
                 Err(Message::Gone(_) | Message::Unclaimed(_)) => return,
             }
@@ -55,8 +60,13 @@ impl Edges {
             area
         };
         if let Event::Area { buffer, .. } = unsent {
-            self.pool.put(buffer, now().boottime);
+            pool.put(buffer, now().boottime);
         }
+    }
+
+    /// Takes a buffer back that was not handed over.
+    pub(super) fn take_back(&mut self, buffer: AlignedBuffer, now: Monotonic) {
+        self.pools.home(&buffer).put(buffer, now);
     }
 }
 
@@ -149,9 +159,10 @@ impl Worker {
                 }
                 Command::Outcome(id, outcome) => self.take_outcome(id, outcome),
                 Command::Recycle(buffer) => {
-                    self.edges.pool.given_back(buffer, now().boottime);
+                    let pool = self.edges.pools.home(&buffer);
+                    pool.given_back(buffer, now().boottime);
                 }
-                Command::Made(buffer) => self.edges.pool.made(buffer),
+                Command::Made(buffer) => self.edges.pools.home(&buffer).made(buffer),
             }
             if taken == COMMANDS_MAX {
                 // The owner may have more, for which there was no room.
@@ -265,15 +276,17 @@ impl Worker {
 
     /// Gives buffers to the readings that have waited longest.
     fn grant(&mut self) {
-        while let Some((at, _)) = self.longest_waiting() {
-            let Some(buffer) = self.edges.pool.take() else {
-                return;
-            };
-            self.with_at(at, |space, edges| space.read_part(edges, buffer));
+        for extent in Extent::ALL {
+            while let Some((at, _)) = self.longest_waiting(extent) {
+                let Some(buffer) = self.edges.pools.of(extent).take() else {
+                    break;
+                };
+                self.with_at(at, |space, edges| space.read_part(edges, buffer));
+            }
         }
     }
 
-    fn longest_waiting(&self) -> Option<(usize, Monotonic)> {
+    fn longest_waiting(&self, wanted: Extent) -> Option<(usize, Monotonic)> {
         if self.waiting == 0 {
             return None;
         }
@@ -281,6 +294,8 @@ impl Worker {
             .iter()
             .enumerate()
             .filter_map(|(at, space)| Some((at, space.waiting()?)))
+            .filter(|(_, (extent, _))| *extent == wanted)
+            .map(|(at, (_, since))| (at, since))
             .min_by_key(|&(_, since)| since)
     }
 
@@ -300,9 +315,12 @@ impl Worker {
     fn arm(&mut self, flush_failed: bool) {
         let now = now().boottime;
         let mut due = self.dues.iter().copied().min().unwrap_or(NEVER);
-        if let Some((_, since)) = self.longest_waiting() {
-            self.edges.pool.order(now, since, 2 * self.spaces.len());
-            due = due.min(self.edges.pool.order_at(since).unwrap_or(NEVER));
+        for extent in Extent::ALL {
+            if let Some((_, since)) = self.longest_waiting(extent) {
+                let pool = self.edges.pools.of(extent);
+                pool.order(now, since, 2 * self.spaces.len());
+                due = due.min(pool.order_at(since).unwrap_or(NEVER));
+            }
         }
         if flush_failed {
             due = due.min(now.plus_ms(FLUSH_RETRY_MS));

@@ -218,7 +218,8 @@ impl Hosts {
         }
     }
 
-    /// Takes in part `number` of the area, [`Self::PART_BYTES`] or less, whose
+    /// Takes in part `number` of the area, [`Self::PART_BYTES`] or less if no
+    /// host behind what is given was ever seen to acquire its lease, whose
     /// reading was asked for at `asked` and done by `now` on the boot-time clock. Checksums of other
     /// hosts' records are not verified, as in the original: only change
     /// matters here.
@@ -439,6 +440,19 @@ impl Entry {
             && number(sector, OWNER_GENERATION) == Some(self.generation.0)
             && number(sector, TIMESTAMP) == Some(self.timestamp)
     }
+}
+
+/// Where in the area, in bytes, the last sector of part `number` ends whose
+/// host ever acquired its lease; 0: none did.
+#[must_use]
+pub fn used_bytes(geometry: Geometry, number: usize, part: &[u8]) -> usize {
+    let sector_bytes = geometry.sector_bytes();
+    let start = number * Hosts::PART_BYTES;
+    let sectors = (usize::from(geometry.max_hosts()) * sector_bytes).saturating_sub(start);
+    let part = part.get(..sectors).unwrap_or(part);
+    part.rchunks_exact(sector_bytes)
+        .position(|sector| !never_acquired(sector))
+        .map_or(0, |unused| start + part.len() - unused * sector_bytes)
 }
 
 // Where the fields that change lie in a record (spec §2.2), in bytes.

@@ -135,6 +135,9 @@ fn hosts_that_never_acquired_cost_nothing_and_are_free() {
             hosts.observe(at(5), at(5), number, part);
         }
         assert!(hosts.is_complete());
+        let used = area.chunks(Hosts::PART_BYTES).enumerate();
+        let used = used.map(|(number, part)| used_bytes(geometry, number, part));
+        assert_eq!(used.max(), Some(place + sector_bytes), "{geometry:?}");
         assert_eq!(hosts.entries.len(), 1, "{geometry:?}");
         let (host, seen) = hosts.seen().next().expect("one");
         assert_eq!((host, seen.generation), (last, Generation(7)));
