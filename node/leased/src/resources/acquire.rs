@@ -7,6 +7,7 @@ use lease::resource::{Acquire, AcquireOptions, Held, Outcome, Target};
 use sanlock_wire::{ACQUIRE_MAX, AcquireFlags, DISKS_MAX, ReplyBody, Resource, ResourceFlags};
 
 use super::flight::{Purpose, Tell};
+use super::metrics::is_contention;
 use super::release::Report;
 use super::table::{CommandId, Key, Lease, Lvb, OpId, ResId, State, Token, TokenId};
 use super::types::{Level, Patience, Process, ReplyTo};
@@ -247,6 +248,14 @@ impl Resources {
         };
         // Whatever the client states; the resource's own is found on disk.
         let geometry = space.view.geometry;
+        // A resource that had another name when the write was asked for.
+        if resource
+            .disks
+            .iter()
+            .any(|disk| self.unsettled.contains_key(disk))
+        {
+            return failed(Code::EAGAIN);
+        }
         let lvb = command.flags.has(AcquireFlags::LVB);
         let us = space.us();
         let found = self.table.intern(key, &resource.disks, geometry);
@@ -579,17 +588,4 @@ fn new_token(id: TokenId, command: &Command, resource: &Resource) -> Token {
         restricted: command.process.restricted,
         persistent: resource.has(ResourceFlags::PERSISTENT),
     }
-}
-
-/// Whether others simply have the lease.
-pub(super) fn is_contention(code: Code) -> bool {
-    matches!(
-        code,
-        Code::EAGAIN
-            | Code::ACQUIRE_IDLIVE
-            | Code::ACQUIRE_OWNED
-            | Code::ACQUIRE_OTHER
-            | Code::ACQUIRE_SHRETRY
-            | Code::ACQUIRE_OWNED_RETRY
-    )
 }

@@ -181,7 +181,7 @@ impl Resources {
         if outcome.is_some() {
             op.answered = true;
             if !drained {
-                self.on_draining(purpose);
+                self.on_draining(&op);
             }
         }
         if op.answered && drained {
@@ -194,7 +194,7 @@ impl Resources {
                 space.ops.remove(&id);
             }
             if outcome.is_none() {
-                self.on_drained(purpose);
+                self.on_drained(&op);
             }
         } else {
             self.ops.insert(id, op);
@@ -209,26 +209,36 @@ impl Resources {
     }
 
     /// An operation has answered, but may still change the disk.
-    fn on_draining(&mut self, purpose: Purpose) {
-        if let Some(entry) = self.entry_of(purpose) {
-            entry.draining += 1;
-        } else if let Purpose::Request { key, .. } = purpose {
+    fn on_draining(&mut self, op: &Op) {
+        if let Purpose::Request { key, .. } = op.purpose {
             self.requesting.insert(key);
+        } else if let Some(entry) = self.entry_of(op.purpose) {
+            entry.draining += 1;
+            for disk in op.disks.iter() {
+                *self.unsettled.entry(disk.clone()).or_default() += 1;
+            }
         }
     }
 
     /// An operation that had answered before can no longer change the disk.
-    fn on_drained(&mut self, purpose: Purpose) {
-        if let Purpose::Request { key, .. } = purpose {
+    fn on_drained(&mut self, op: &Op) {
+        if let Purpose::Request { key, .. } = op.purpose {
             self.requesting.remove(&key);
         }
-        let Some(entry) = self.entry_of(purpose) else {
+        let Some(entry) = self.entry_of(op.purpose) else {
             return;
         };
         entry.draining = entry.draining.saturating_sub(1);
-        if entry.draining == 0
-            && let Some(resource) = purpose.resource()
-        {
+        let drained = entry.draining == 0;
+        for disk in op.disks.iter() {
+            if let Some(count) = self.unsettled.get_mut(disk) {
+                *count -= 1;
+                if *count == 0 {
+                    self.unsettled.remove(disk);
+                }
+            }
+        }
+        if drained && let Some(resource) = op.purpose.resource() {
             self.on_resource_drained(resource);
         }
     }

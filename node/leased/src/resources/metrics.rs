@@ -54,7 +54,7 @@ pub struct Metrics {
 
 impl Metrics {
     pub(super) fn count_failure(&mut self, code: Code) {
-        if super::acquire::is_contention(code) {
+        if is_contention(code) {
             self.contended += 1;
         } else if code == Code::AIO_TIMEOUT {
             self.timed_out += 1;
@@ -70,4 +70,17 @@ impl Metrics {
             self.reads += 1;
         }
     }
+}
+
+/// Whether others simply have the lease.
+pub(super) fn is_contention(code: Code) -> bool {
+    matches!(
+        code,
+        Code::EAGAIN
+            | Code::ACQUIRE_IDLIVE
+            | Code::ACQUIRE_OWNED
+            | Code::ACQUIRE_OTHER
+            | Code::ACQUIRE_SHRETRY
+            | Code::ACQUIRE_OWNED_RETRY
+    )
 }

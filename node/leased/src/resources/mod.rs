@@ -45,7 +45,7 @@ use disk_format::LockspaceName;
 use lease::code::Code;
 use lease::resource::Owners;
 use lease::{Monotonic, Now};
-use sanlock_wire::ReplyBody;
+use sanlock_wire::{Disk, ReplyBody};
 
 use acquire::Command;
 use flight::{Flight, Op, Work};
@@ -87,6 +87,8 @@ pub struct Resources {
     timers: BTreeSet<(Monotonic, Timer)>,
     /// Inputs for operations, given before [`Self::handle`] returns.
     work: VecDeque<Work>,
+    /// Where writes of unknown outcome may still land; how many operations.
+    unsettled: BTreeMap<Disk, u32>,
     /// Resources whose line may move.
     moved: BTreeSet<ResId>,
     /// Resources to look at for requests.
@@ -116,6 +118,7 @@ impl Resources {
             flights: BTreeMap::new(),
             timers: BTreeSet::new(),
             work: VecDeque::new(),
+            unsettled: BTreeMap::new(),
             moved: BTreeSet::new(),
             examine: VecDeque::new(),
             examining: 0,

@@ -306,6 +306,7 @@ impl Resources {
             && self.timers.is_empty()
             && self.examine.is_empty()
             && self.requesting.is_empty()
+            && self.unsettled.is_empty()
             && self.table.iter().all(|(_, entry)| {
                 entry.state.is_free() && entry.draining == 0 && entry.line.is_empty()
             })

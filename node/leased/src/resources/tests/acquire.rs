@@ -293,6 +293,38 @@ fn a_write_of_unknown_outcome_keeps_the_resource_closed() {
 }
 
 #[test]
+fn another_name_for_the_same_place_is_closed_with_it() {
+    let mut a = node();
+    a.init(1);
+    a.acquire(1, &["R1"]);
+    // The mark in our own sector hangs, the new name is written.
+    a.hold = Some(|asked| asked.is_write() && asked.offset() > 8 << 20);
+    let mut new = resource("R1");
+    new.name = NameField::from_bytes(b"NEW");
+    let rename = sanlock_wire::Release::Rename {
+        old: resource("R1"),
+        new: new.clone(),
+    };
+    a.release_what(1, &rename);
+    a.pass(10);
+    assert_eq!(a.leader(1).resource_name.to_string(), "NEW");
+    assert_eq!(a.lists(), ["rem R1 1001"]);
+    for (number, code) in [(900, Code::EAGAIN), (901, Code::OK)] {
+        let reply = super::super::ReplyTo(number);
+        a.input(Input::Acquire {
+            reply,
+            process: process(2),
+            flags: AcquireFlags::NONE,
+            resources: vec![new.clone()],
+            patience: None,
+        });
+        assert_eq!(a.code(reply), code);
+        a.land_all();
+        a.pass(10);
+    }
+}
+
+#[test]
 fn a_lockspace_lost_while_acquiring_gives_nothing_out() {
     let mut a = node();
     a.init(1);
