@@ -152,6 +152,8 @@ pub fn leased(lockspace: &Lockspace, settings: &LeasedSettings) -> Child {
         settings.host_name.clone(),
         "--fire-timeout".to_owned(),
         settings.fire_timeout_s.to_string(),
+        "--sanlock-dir".to_owned(),
+        control::SANLOCK_RUN_DIR.to_owned(),
     ];
     if !settings.watchdog {
         arguments.push("--no-watchdog".to_owned());
@@ -247,7 +249,7 @@ mod tests {
             fire_timeout_s: 60,
         };
         let guarded = leased(&lockspace(), &settings);
-        let expected = "run --lockspace LS:3:/dev/sdb:1048576 --io-timeout 10 --host-name node3 --fire-timeout 60";
+        let expected = "run --lockspace LS:3:/dev/sdb:1048576 --io-timeout 10 --host-name node3 --fire-timeout 60 --sanlock-dir /run/sanlock";
         assert_eq!(guarded.arguments.join(" "), expected);
         let bare = leased(
             &lockspace(),
