@@ -169,8 +169,8 @@ pub fn leased(lockspace: &Lockspace, settings: &LeasedSettings) -> Child {
         oom_score_adj: -999,
         group: &[
             ("memory.min", LEASED_MEMORY_MIN),
-            ("memory.max", "64M"),
-            ("pids.max", "64"),
+            ("memory.max", "256M"),
+            ("pids.max", "256"),
             ("cpu.weight", "10000"),
         ],
         logs_past_journald: false,
