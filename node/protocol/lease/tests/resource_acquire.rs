@@ -262,7 +262,7 @@ fn another_version_than_demanded_is_refused() {
 #[test]
 fn what_is_not_this_lease_is_refused_with_the_originals_number() {
     type Spoil = fn(&mut Leader);
-    let spoils: [(Spoil, Code); 8] = [
+    let spoils: [(Spoil, Code); 9] = [
         (|leader| leader.magic = 7, Code::LEADER_MAGIC),
         (
             |leader| leader.magic = paxos::MAGIC_CLEARED,
@@ -280,6 +280,7 @@ fn what_is_not_this_lease_is_refused_with_the_originals_number() {
         (|leader| leader.num_hosts = 1, Code::LEADER_NUMHOSTS),
         (|leader| leader.num_hosts = 2001, Code::LEADER_NUMHOSTS),
         (|leader| leader.max_hosts = 0, Code::LEADER_NUMHOSTS),
+        (|leader| leader.max_hosts = 1999, Code::LEADER_NUMHOSTS),
     ];
     for (spoil, code) in spoils {
         let mut world = World::new(SMALL, 0).with_hosts(2);

@@ -80,6 +80,10 @@ impl Acquire {
             return Ok(());
         }
         self.hosts = paxos::hosts(&leader, geometry)?;
+        if self.hosts.num > self.hosts.max {
+            // Two hosts would have the same ballot numbers.
+            return Err(Code::LEADER_NUMHOSTS);
+        }
         if u64::from(self.hosts.num) > self.asked_hosts {
             self.look();
             return Ok(());
