@@ -56,25 +56,36 @@ impl Daemon {
 
     /// Answers status requests, when there are any.
     pub(super) fn serve_status(&mut self, at: Monotonic) {
-        let Some(socket) = &mut self.status_socket else {
+        let Some(socket) = &self.status_socket else {
             return;
         };
         let due = socket.deadline().is_some_and(|due| due <= at);
         if !std::mem::take(&mut self.status_rings) && !due {
             return;
         }
+        let statuses: Vec<_> = self
+            .spaces
+            .iter()
+            .filter_map(|space| Some((space.id, self.keeper.status(space.id)?)))
+            .collect();
+        // What these rest on was told before: a host said to be busy is among
+        // those that were seen.
+        self.keeper_rings = true;
+        self.pump_keeper(now());
         let (keeper, spaces) = (&self.keeper, &self.spaces);
         let status = || -> Vec<LockspaceReport> {
             let now = now().boottime;
-            spaces
+            statuses
                 .iter()
-                .filter_map(|space| {
-                    let join = keeper.joined(space.id)?;
-                    let status = keeper.status(space.id)?;
-                    Some(report(join, &status, space.hosts.as_ref(), now))
+                .filter_map(|(id, status)| {
+                    let join = keeper.joined(*id)?;
+                    let hosts = spaces.get(*id).and_then(|space| space.hosts.as_ref());
+                    Some(report(join, status, hosts, now))
                 })
                 .collect()
         };
-        socket.serve(&status);
+        if let Some(socket) = &mut self.status_socket {
+            socket.serve(&status);
+        }
     }
 }
