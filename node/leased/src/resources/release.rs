@@ -306,6 +306,7 @@ impl Resources {
             lvb,
             lvb_outside: self.settings.unsafe_lvb,
             rename: removing.rename,
+            unmarked: false,
         };
         removing.step = RemovingStep::Running;
         let core = ReleaseCore::new(space.us(), target, &held, options);

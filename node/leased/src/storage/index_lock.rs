@@ -100,7 +100,12 @@ pub(super) fn with_lock<T>(
         outcome => return Err(outcome.code),
     };
     let result = work();
-    let mut release = Release::new(member.us, target, &held, ReleaseOptions::default());
+    // As the original: one write less.
+    let options = ReleaseOptions {
+        unmarked: true,
+        ..ReleaseOptions::default()
+    };
+    let mut release = Release::new(member.us, target, &held, options);
     let released = driver.run(&mut release).code;
     if result.is_ok() && released != Code::OK {
         tracing::warn!(code = released.0, "the index's lease was not given back");

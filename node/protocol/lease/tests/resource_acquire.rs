@@ -174,6 +174,16 @@ fn no_operation_needs_more_than_the_originals_ios() {
     world.drain(0);
     assert_eq!(world.ios(), ["W 1 @2", "R 1 @0", "W 1 @0"]);
 
+    let held = world.hold(0, false);
+    world.ios();
+    let unmarked = ReleaseOptions {
+        unmarked: true,
+        ..ReleaseOptions::default()
+    };
+    world.release(0, &held, unmarked);
+    assert_eq!(world.drain(0).code, Code::OK);
+    assert_eq!(world.ios(), ["R 1 @0", "W 1 @0"], "of a resource index");
+
     let held = world.hold(0, true);
     assert_eq!(world.ios().len(), 9);
     let other = world.hold(1, true);
@@ -470,6 +480,27 @@ fn a_lease_that_is_not_ours_any_more_is_not_freed() {
         assert_eq!(world.leader(), leader);
         assert!(world.own(1).0.is_released());
     }
+}
+
+#[test]
+fn a_release_without_a_mark_leaves_one_where_another_host_wrote_the_leader() {
+    let mut world = World::new(SMALL, 0).with_hosts(2);
+    let held = world.hold(0, false);
+    let leader = Leader {
+        write_id: 2,
+        ..world.leader()
+    };
+    world.disks[0][..200].copy_from_slice(&leader.sealed().encode());
+    world.ios();
+    let unmarked = ReleaseOptions {
+        unmarked: true,
+        ..ReleaseOptions::default()
+    };
+    world.release(0, &held, unmarked);
+    assert_eq!(world.drain(0).code, Code::OK);
+    assert_eq!(world.ios(), ["R 1 @0", "W 1 @2"]);
+    world.acquire(1, options(false));
+    assert_eq!(world.drain(1).code, Code::OK);
 }
 
 #[test]

@@ -320,6 +320,7 @@ impl Acquire {
                     own_first: self.keep.is_some() || self.options.shared,
                     leader: LeaderPlan::Ours,
                     rename: None,
+                    spare: None,
                 };
                 Stage::Undoing(Cleanup::start(plan, &self.us, &mut self.desk))
             }

@@ -177,6 +177,7 @@ impl Down {
                 own_first: true,
                 leader: LeaderPlan::Expect(held.leader),
                 rename: None,
+                spare: None,
             },
             desk: Desk::new(us.io_timeout_s, target.disks),
             stage: Stage::New,

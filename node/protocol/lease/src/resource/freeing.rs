@@ -30,6 +30,9 @@ pub(super) struct Plan {
     pub(super) leader: LeaderPlan,
     /// The leader's new resource name.
     pub(super) rename: Option<ResourceName>,
+    /// What our own sector shall say if the leader turns out to be another's to
+    /// write, where it is otherwise left alone.
+    pub(super) spare: Option<(Dblock, ModeBlock)>,
 }
 
 /// What to do about the leader.
@@ -74,6 +77,8 @@ enum Step {
     OwnAndRead,
     /// Our mark took long, or is in doubt: what was read beside it is old.
     ReadAgain,
+    /// Only the spare mark is left to write.
+    Spare(Leader),
     Write(Leader),
 }
 
@@ -124,20 +129,24 @@ impl Freeing {
         self.step = Step::OwnAndRead;
         self.began = desk.now.boottime;
         let sector = self.plan.geometry.sector_size();
-        if let Some((dblock, mode)) = &self.plan.own {
-            desk.write(
-                Purpose::FreeOwn,
-                Scope::AllDisks,
-                paxos::host_sector(us.host_id),
-                sector,
-                &SectorBytes::host(dblock, mode),
-            );
+        if let Some((dblock, mode)) = self.plan.own {
+            self.write_own(us, desk, &dblock, &mode);
         }
         // Reading may overlap with that write: nothing is decided before both
         // have ended.
         if self.plan.leader != LeaderPlan::Keep {
             desk.read(Purpose::FreeRead, Scope::AllDisks, 0, sector);
         }
+    }
+
+    fn write_own(&self, us: &Us, desk: &mut Desk, dblock: &Dblock, mode: &ModeBlock) {
+        desk.write(
+            Purpose::FreeOwn,
+            Scope::AllDisks,
+            paxos::host_sector(us.host_id),
+            self.plan.geometry.sector_size(),
+            &SectorBytes::host(dblock, mode),
+        );
     }
 
     /// Takes in a leader read.
@@ -198,6 +207,10 @@ impl Freeing {
                 self.read = Some(tally);
                 self.decide(us, target, desk)
             }
+            (Step::Spare(leader), Purpose::FreeOwn) => match tally.majority() {
+                Ok(()) => self.ended(Code::OK, Some(leader)),
+                Err(code) => self.ended(code, Some(leader)),
+            },
             (Step::Write(leader), Purpose::FreeWrite) => match tally.majority() {
                 Ok(()) => self.ended(Code::OK, Some(leader)),
                 Err(code) => self.ended(code, None),
@@ -233,6 +246,13 @@ impl Freeing {
             Err(code) => return self.ended(self.refused.unwrap_or(code), None),
         };
         if let Some(code) = refusal(&current, us, &self.plan.leader) {
+            if code == Code::OK
+                && let Some((dblock, mode)) = self.plan.spare
+            {
+                self.step = Step::Spare(current);
+                self.write_own(us, desk, &dblock, &mode);
+                return None;
+            }
             // Nothing to write there; so the mark in our own sector is all
             // there is, and must be there.
             let code = own.err().unwrap_or(code);

@@ -20,6 +20,10 @@ pub struct ReleaseOptions {
     pub lvb_outside: bool,
     /// The resource's new name.
     pub rename: Option<ResourceName>,
+    /// Free the leader only, one write less: for a lease that is held for a
+    /// moment, like that of a resource index. Where the leader was written by
+    /// another host, the mark in our own sector is written all the same.
+    pub unmarked: bool,
 }
 
 #[expect(
@@ -80,15 +84,23 @@ impl Release {
                 own_first: true,
                 leader: LeaderPlan::Keep,
                 rename: None,
+                spare: None,
             }
         } else {
+            let mark = Some((released(&held.dblock), ModeBlock::NONE));
+            let (own, spare) = if options.unmarked {
+                (None, mark)
+            } else {
+                (mark, None)
+            };
             Plan {
                 geometry: held.geometry,
                 lvb: lvb_to_write(options.lvb, options.lvb_outside, held.geometry),
-                own: Some((released(&held.dblock), ModeBlock::NONE)),
+                own,
                 own_first: false,
                 leader: LeaderPlan::Expect(held.leader),
                 rename: options.rename,
+                spare,
             }
         };
         Self::with_plan(us, target, plan)
@@ -119,6 +131,8 @@ impl Release {
             };
             let plan = Plan {
                 leader,
+                own: self.plan.own.or(self.plan.spare),
+                spare: None,
                 lvb: self.plan.lvb.clone().filter(|_| !freed.marked),
                 ..self.plan.clone()
             };
@@ -242,6 +256,7 @@ impl Erase {
             own_first: false,
             leader: LeaderPlan::Version(dblock.lver),
             rename: None,
+            spare: None,
         };
         Self(Release::with_plan(us, target, plan))
     }

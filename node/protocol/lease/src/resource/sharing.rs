@@ -66,6 +66,7 @@ impl Acquire {
             own_first,
             leader: LeaderPlan::Expect(leader),
             rename: None,
+            spare: None,
         };
         let freeing = Freeing::start(plan, &self.us, &mut self.desk);
         self.stage = Stage::Freeing(freeing, after);
