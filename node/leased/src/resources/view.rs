@@ -58,6 +58,8 @@ pub struct ResourceStatus {
     pub list: ListKind,
     /// Shared, or to be shared.
     pub shared: bool,
+    /// Whether its mode is being changed: then it is surely no more than shared.
+    pub converting: bool,
     /// Whether the process's end leaves an orphan.
     pub persistent: bool,
     /// Version of the lease; 0 before the first.
@@ -402,7 +404,12 @@ fn status(
     share: Option<&Token>,
     pid: i32,
 ) -> ResourceStatus {
-    let shared = matches!(&entry.state, State::Held(lease) if lease.held.shared);
+    let (shared, converting) = match &entry.state {
+        State::Held(lease) => (lease.held.shared, lease.converting),
+        State::Free | State::Adding { .. } | State::Removing(_) | State::Orphan { .. } => {
+            (false, false)
+        }
+    };
     ResourceStatus {
         lockspace: entry.key.lockspace,
         resource: entry.key.resource,
@@ -410,6 +417,7 @@ fn status(
         geometry: entry.geometry,
         list,
         shared,
+        converting,
         persistent: share.is_some_and(|share| share.persistent),
         lver: entry.lver,
         pid,

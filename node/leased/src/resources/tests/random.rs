@@ -178,7 +178,7 @@ impl World {
                     if one.resource.to_string() == name && one.list == super::super::ListKind::Held
                     {
                         holders += 1;
-                        exclusive += u32::from(!one.shared);
+                        exclusive += u32::from(!one.shared && !one.converting);
                     }
                 }
             }
