@@ -459,3 +459,64 @@ fn a_value_block_that_cannot_be_read_does_not_spoil_the_lease() {
     let outcome = world.drain(0);
     assert_eq!((outcome.code, outcome.lvb), (Code::OK, None));
 }
+
+#[test]
+fn a_value_block_is_not_written_again_once_another_may_own_the_lease() {
+    let mut world = two();
+    let held = world.hold(0, false);
+    let with = |byte: u8| ReleaseOptions {
+        lvb: Some(Arc::from(&[byte; 512][..])),
+        ..ReleaseOptions::default()
+    };
+    world.release(0, &held, with(1));
+    world.step_to(0, Next::WriteLeader);
+    // Freed, but told as failed: the release goes on in the background.
+    let write = world.take(0);
+    world.land(0, &write);
+    world.fail(0, &write);
+    assert_eq!(world.code(0), Some(Code::EIO));
+    let other = world.hold(1, false);
+    world.release(1, &other, with(2));
+    world.drain(1);
+    world.drain(0);
+    assert_eq!(world.disks[0][2002 * 512], 2);
+}
+
+#[test]
+fn a_version_given_up_before_is_stepped_over_not_granted_again() {
+    let mut world = two();
+    let mut old = None;
+    for _ in 0..2 {
+        let held = world.hold(0, false);
+        world.release(0, &held, ReleaseOptions::default());
+        world.drain(0);
+        old.get_or_insert(world.leader());
+    }
+    // A write given up long ago throws the leader back to version 1.
+    world.disks[0][..200].copy_from_slice(&old.expect("released").encode());
+    let wants = AcquireOptions {
+        lvb: true,
+        ..options(false)
+    };
+    world.acquire(0, wants);
+    let outcome = world.drain(0);
+    assert_eq!(outcome.code, Code::OK);
+    assert_eq!(outcome.held.expect("held").lver(), 3);
+    assert!(outcome.lvb.is_some());
+    let reads = world.ios().iter().filter(|io| *io == "R 1 @2002").count();
+    assert_eq!(reads, 1, "the block of the version held");
+}
+
+#[test]
+fn a_leader_with_a_generation_of_ours_that_never_was_is_ours_to_take() {
+    let mut world = two();
+    world.hold(0, false);
+    // Our host id's record was thrown back; generation 1 is the newest again.
+    let leader = disk_format::Leader {
+        owner_generation: 4,
+        ..world.leader()
+    };
+    world.disks[0][..200].copy_from_slice(&leader.sealed().encode());
+    let held = world.hold(0, false);
+    assert_eq!((held.lver(), held.leader.owner_generation), (2, 1));
+}
