@@ -8,7 +8,7 @@ use disk_format::NameField;
 use lease::Monotonic;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use sanlock_wire::{Command, Decoder, Header, Incoming, RestrictFlags};
+use sanlock_wire::{Class, Command, Decoder, Header, Incoming, RestrictFlags, parse_name};
 
 use super::stream::Stream;
 
@@ -82,7 +82,10 @@ pub(crate) struct Client {
     /// The other end is gone; only a command under way keeps this.
     pub(crate) dead: bool,
     pub(crate) restricted: RestrictFlags,
+    /// What its process calls itself.
     pub(crate) name: NameField,
+    /// What `status` calls it: its name, or what it asked for last.
+    pub(crate) shown: NameField,
     pub(crate) killpath: Option<Killpath>,
     pub(crate) last_command: u32,
     /// Signals sent because of a dying lockspace.
@@ -96,6 +99,21 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// Remembers a command. `status` shows most of them in place of a name, as
+    /// the original does.
+    pub(crate) fn asked(&mut self, number: u32) {
+        self.last_command = number;
+        let shown = match Command::from_number(number) {
+            Some(Command::Register) => self.pid.to_string(),
+            Some(
+                command @ (Command::AddLockspace | Command::RemLockspace | Command::InqLockspace),
+            ) => command.name().to_owned(),
+            Some(command) if command.class() == Class::Slow => format!("cmd{number}"),
+            Some(_) | None => return,
+        };
+        self.shown = parse_name(shown.as_bytes()).unwrap_or(NameField::EMPTY);
+    }
+
     pub(crate) fn new(socket: OwnedFd, pid: i32) -> Self {
         Self {
             socket,
@@ -117,6 +135,7 @@ impl Client {
             dead: false,
             restricted: RestrictFlags::NONE,
             name: NameField::EMPTY,
+            shown: NameField::EMPTY,
             killpath: None,
             last_command: 0,
             kill_count: 0,

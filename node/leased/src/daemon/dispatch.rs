@@ -27,7 +27,7 @@ impl Daemon {
         }
         match message {
             Incoming::Request(header, request) => {
-                client.last_command = header.cmd;
+                client.asked(header.cmd);
                 self.requests += 1;
                 if self.options.debug_clients {
                     self.log.debug(format_args!(
@@ -44,7 +44,7 @@ impl Daemon {
                 self.on_request(id, &header, request);
             }
             Incoming::Refused(header, reply) => {
-                client.last_command = header.cmd;
+                client.asked(header.cmd);
                 self.reply(id, &header, &reply);
             }
             Incoming::Dropped(_, reason) => {
@@ -227,6 +227,7 @@ impl Daemon {
                 if !options.owner_name.bytes().is_empty() {
                     client.name = options.owner_name;
                 }
+                client.shown = options.owner_name;
                 let process = Process {
                     client: target,
                     pid: client.pid,
