@@ -22,6 +22,32 @@
 //! - `decode(encode(x)) == x` for every request and reply;
 //! - requests and replies have the bytes that the original's libraries and
 //!   daemon were seen to send (`tests/golden`).
+//!
+//! A server, as far as this crate goes:
+//!
+//! ```
+//! use sanlock_wire::{Decoder, Incoming, Reply, ReplyBody, Request, VERSION_NUMBER};
+//!
+//! let mut decoder = Decoder::new();
+//! let mut answers = Vec::new();
+//! // What a client sent, as it arrived: in two pieces.
+//! let sent = Request::Version.encode();
+//! let (first, second) = sent.split_at(10);
+//! for mut piece in [first, second] {
+//!     while let Some(incoming) = decoder.next(&mut piece) {
+//!         match incoming {
+//!             Incoming::Request(header, Request::Version) => {
+//!                 let reply = Reply::with(ReplyBody::Version(VERSION_NUMBER));
+//!                 answers.push(reply.encode(&header));
+//!             }
+//!             Incoming::Request(header, _) => answers.push(Reply::code(-22).encode(&header)),
+//!             Incoming::Refused(header, reply) => answers.push(reply.encode(&header)),
+//!             Incoming::Dropped(..) => {}
+//!         }
+//!     }
+//! }
+//! assert_eq!(answers.len(), 1);
+//! ```
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing)]
 
