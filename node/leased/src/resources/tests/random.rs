@@ -1,5 +1,6 @@
 //! Two hosts, a few clients, and a disk that is slow, forgetful about what it
-//! has done, and now and then broken; from one seed each.
+//! has done, and now and then broken; lockspaces are lost and joined again;
+//! from one seed each.
 //!
 //! Always: one answer for every command; never two holders of which one is
 //! exclusive. In the end, when the disk works again and every client has
@@ -12,7 +13,7 @@ use disk_format::Geometry;
 use lease::code::Code;
 use sanlock_wire::{AcquireFlags, Release};
 
-use super::super::{Patience, ReplyTo};
+use super::super::{Ending, Input, Patience, ReplyTo};
 use super::rig::{Node, S, lockspace, process};
 
 const RESOURCES: u64 = 3;
@@ -39,6 +40,7 @@ struct Seen {
     timed_out: u32,
     shared: u32,
     stuck: u32,
+    lives: u64,
 }
 
 struct World {
@@ -50,6 +52,8 @@ struct World {
     waiting: Vec<(usize, u64, ReplyTo)>,
     next_client: u64,
     clients: Vec<Vec<u64>>,
+    /// Generation of each host's delta lease, and whether it is lost.
+    lives: [(u64, bool); 2],
 }
 
 impl World {
@@ -67,6 +71,7 @@ impl World {
             waiting: Vec::new(),
             next_client: CLIENTS + 1,
             clients: vec![(1..=CLIENTS).collect(); 2],
+            lives: [(1, false); 2],
         };
         for node in &mut world.nodes {
             node.hold = Some(|_| true);
@@ -78,11 +83,42 @@ impl World {
     /// Both hosts are alive and see each other so.
     fn look(&mut self) {
         for (index, other) in [(0, 2), (1, 1)] {
+            let (generation, _) = self.lives[1 - index];
             let node = &mut self.nodes[index];
             let now = node.now;
-            node.delta(other, 1, now / S);
-            node.see(other, 1, now / S, now);
+            node.delta(other, generation, now / S);
+            node.see(other, generation, now / S, now);
         }
+    }
+
+    /// A host loses its lockspace: its clients are killed.
+    fn lose(&mut self, host: usize) {
+        if std::mem::replace(&mut self.lives[host].1, true) {
+            return;
+        }
+        self.nodes[host].dying(Ending::Lost);
+        for client in self.clients[host].clone() {
+            self.nodes[host].gone(client);
+        }
+        let first = self.next_client;
+        self.next_client += CLIENTS;
+        self.clients[host] = (first..self.next_client).collect();
+    }
+
+    /// It comes back in its next generation, once nothing of the last one is
+    /// on its way to the disk.
+    fn come_back(&mut self, host: usize) {
+        let node = &mut self.nodes[host];
+        if !self.lives[host].1 || !node.held.is_empty() {
+            return;
+        }
+        assert!(!node.leases.is_busy(&lockspace()));
+        node.input(Input::SpaceGone(lockspace()));
+        let (generation, lost) = &mut self.lives[host];
+        *generation += 1;
+        *lost = false;
+        node.join(*generation);
+        self.look();
     }
 
     fn names(&mut self) -> Vec<String> {
@@ -147,7 +183,9 @@ impl World {
                 self.next_client += 1;
                 self.nodes[host].gone(client);
             }
+            19 if self.dice.roll(20) == 0 => self.lose(host),
             19 => {
+                self.come_back(host);
                 let seconds = self.dice.roll(3);
                 for node in &mut self.nodes {
                     node.pass(seconds);
@@ -201,6 +239,8 @@ impl World {
                 node.land_all();
                 node.pass(1);
             }
+            self.come_back(0);
+            self.come_back(1);
             self.look();
         }
         for &(host, reply) in &self.asked {
@@ -233,6 +273,11 @@ impl World {
                 node.pass(5);
             }
         }
+        seen.lives += self
+            .lives
+            .iter()
+            .map(|(generation, _)| generation)
+            .sum::<u64>();
         for node in &self.nodes {
             let numbers = node.leases.metrics();
             seen.acquired += u32::try_from(numbers.acquires.count).unwrap();
@@ -264,4 +309,5 @@ fn whatever_the_disk_does_everybody_is_answered_and_nothing_is_left() {
     assert!(seen.converted > 20, "{}", seen.converted);
     assert!(seen.timed_out > 20, "{}", seen.timed_out);
     assert!(seen.shared > 20, "{}", seen.shared);
+    assert!(seen.lives > 2 * 80 + 20, "{}", seen.lives);
 }
