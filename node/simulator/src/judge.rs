@@ -4,6 +4,7 @@
 mod resources;
 
 use disk_format::{Generation, delta};
+use lease::State;
 
 use crate::clock::S;
 use crate::disk::{Area, Disk, SECTORS};
@@ -106,6 +107,13 @@ impl Judge {
         let Some(membership) = one.membership() else {
             return;
         };
+        // Only who holds its host id acts upon what it believes.
+        if !matches!(
+            membership.lease.status().state,
+            State::Held | State::Failing
+        ) {
+            return;
+        }
         let clock = one.clock.at(now).boottime;
         for (number, other) in machines.iter().enumerate() {
             let id = other.config.host_id;
@@ -176,15 +184,23 @@ impl Judge {
             || now.saturating_sub(flight.asked) > u64::from(one.config.io_timeout_s) * S;
         let history = &mut self.ids[index];
         history.late |= late;
-        if new.owner_generation < old.owner_generation && !late {
+        // Of two that claim at once the later may have read an older record;
+        // neither has held its generation then.
+        let ends = match history.held {
+            Some((held, machine)) if machine == flight.machine => new.owner_generation < held.0,
+            Some((held, _)) => new.owner_generation <= held.0,
+            None => false,
+        };
+        if ends && !history.late {
             let text = format!(
-                "{} writes generation {} over {} of host id {}",
+                "{} writes generation {} over {} of host id {}, after {:?} was held",
                 one.who(),
                 new.owner_generation,
                 old.owner_generation,
-                one.config.host_id
+                one.config.host_id,
+                history.held
             );
-            self.object("generations on disk never decrease", text);
+            self.object("generations never decrease", text);
         }
     }
 }

@@ -40,8 +40,6 @@ pub struct Machine {
     pub stale: Option<Now>,
     /// The daemon.
     pub process: Option<Process>,
-    /// Whether a daemon ran in this boot before the present one.
-    pub had_process: bool,
     /// A claim was in doubt when the last boot ended; see the fault model.
     pub doubt: bool,
     /// Who counts as a holder of its host id.
@@ -63,8 +61,8 @@ pub struct Process {
     pub id: u64,
     /// Its lease on the host id, while it wants one.
     pub membership: Option<Membership>,
-    /// Whether this process has wanted one before.
-    pub had_membership: bool,
+    /// How its last one ended.
+    pub manner: Option<Manner>,
     /// It is about to give its host id back, once all operations have ended.
     pub leaving: bool,
     /// And has asked for it.
@@ -148,6 +146,15 @@ pub struct Holder {
     pub lver: u64,
 }
 
+/// How a membership ended, for the next one in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Whatever it guarded has ended before it.
+    Over,
+    /// A write of its may have landed on top of anything.
+    Uncertain,
+}
+
 /// One attempt to be a member of the lockspace, from joining to leaving.
 #[derive(Debug)]
 pub struct Membership {
@@ -159,6 +166,8 @@ pub struct Membership {
     pub hosts: Hosts,
     /// The core's state after the last input.
     pub was: State,
+    /// It was held once.
+    pub held: bool,
 }
 
 /// Somebody relies on this machine's lease on its host id: the daemon said it
@@ -180,10 +189,11 @@ impl Machine {
         Who(self.letter, self.boots)
     }
 
-    /// Whether the daemon can act at `now`.
+    /// When the daemon can act, at `now` or later.
     #[must_use]
     pub fn runs_at(&self, now: u64) -> u64 {
-        let thaw = self.frozen.map_or(0, |(until, _)| until);
+        // The clocks are set right by the thaw itself: nothing comes before it.
+        let thaw = self.frozen.map_or(0, |(until, _)| until.max(now) + 1);
         now.max(thaw).max(self.daemon_frozen_until)
     }
 
@@ -206,10 +216,14 @@ impl Machine {
 }
 
 impl Membership {
-    /// A new one. `predecessor`: an earlier one of this boot may have written
-    /// to the disk, or still may.
+    /// A new one, in the place of one that ended in this manner.
     #[must_use]
-    pub fn new(id: ConnectionId, config: Config, geometry: Geometry, predecessor: bool) -> Self {
+    pub fn new(
+        id: ConnectionId,
+        config: Config,
+        geometry: Geometry,
+        former: Option<Manner>,
+    ) -> Self {
         let view = Viewpoint {
             lockspace: config.lockspace,
             geometry,
@@ -219,14 +233,17 @@ impl Membership {
             bitmap_s: 6 * u64::from(config.io_timeout_s),
         };
         let mut lease = DeltaLease::new(config);
-        if predecessor {
-            lease.assume_uncertain();
+        match former {
+            Some(Manner::Over) => lease.assume_succession(),
+            Some(Manner::Uncertain) => lease.assume_uncertain(),
+            None => {}
         }
         Self {
             id,
             lease,
             hosts: Hosts::new(view, &Names::default()),
             was: State::Waiting,
+            held: false,
         }
     }
 }

@@ -25,6 +25,9 @@ cargo simulate --first-failure  stop at the first failure, without its trace
 Exit code: 0 every promise was kept, 1 one was broken, 2 wrong arguments.
 ";
 
+/// Failures told of each broken promise.
+const EXAMPLES: usize = 12;
+
 struct Arguments {
     seed: Option<u64>,
     first: u64,
@@ -98,15 +101,18 @@ fn work() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut promises = BTreeMap::new();
     for failure in &outcome.failures {
         if let Some(violation) = &failure.violation {
-            let (times, _) = promises
+            promises
                 .entry(violation.promise)
-                .or_insert((0, (failure.seed, &violation.what)));
-            *times += 1;
+                .or_insert_with(Vec::new)
+                .push((failure.seed, &violation.what));
         }
         failed.push(failure.seed);
     }
-    for (promise, (times, (seed, what))) in promises {
-        writeln!(out, "broken {times} times: {promise}: seed {seed}: {what}")?;
+    for (promise, failures) in promises {
+        writeln!(out, "broken {} times: {promise}", failures.len())?;
+        for (seed, what) in failures.iter().take(EXAMPLES) {
+            writeln!(out, "  seed {seed}: {what}")?;
+        }
     }
     tell(&mut out, &outcome.seen)?;
     let seconds = outcome.took.as_secs_f64();

@@ -311,7 +311,6 @@ fn machine(swarm: &Swarm, number: usize) -> Machine {
         daemon_frozen_until: 0,
         stale: None,
         process: None,
-        had_process: false,
         doubt: false,
         tenures: Vec::new(),
         holders: Vec::new(),

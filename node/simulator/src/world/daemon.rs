@@ -9,7 +9,7 @@ use super::{Event, World};
 use crate::clock::{Clock, MS, S};
 use crate::disk::{Area, SECTORS, Spot};
 use crate::flight::{Core, Flight};
-use crate::machine::{Membership, Process, Seat, Tenure};
+use crate::machine::{Manner, Membership, Process, Seat, Tenure};
 use crate::seen::Sight;
 use crate::watchdog::{ConnectionId, Watchdog};
 
@@ -40,7 +40,6 @@ impl World {
         };
         it.watchdog = Watchdog::new(self.swarm.fire_timeout_s, early);
         it.fire_at = None;
-        it.had_process = false;
         self.say(machine, "boots", format_args!(""));
         self.start(machine);
     }
@@ -56,7 +55,7 @@ impl World {
         it.process = Some(Process {
             id,
             membership: None,
-            had_membership: false,
+            manner: None,
             leaving: false,
             asked_to_release: false,
             seats: (0..self.disk.resources())
@@ -75,29 +74,19 @@ impl World {
         let Some(process) = &mut it.process else {
             return;
         };
-        // Whoever wrote before in this boot may have something under way, and
-        // may have users who do not know that it has gone.
-        let predecessor = it.had_process || process.had_membership || it.doubt;
-        process.had_membership = true;
+        let former = if it.doubt {
+            Some(Manner::Uncertain)
+        } else {
+            process.manner
+        };
         process.leaving = false;
         process.asked_to_release = false;
         for seat in &mut process.seats {
             *seat = Seat::default();
         }
         let geometry = self.disk.geometry();
-        process.membership = Some(Membership::new(id, it.config, geometry, predecessor));
-        self.say(
-            machine,
-            "joins",
-            format_args!(
-                "{}",
-                if predecessor {
-                    "not for the first time"
-                } else {
-                    ""
-                }
-            ),
-        );
+        process.membership = Some(Membership::new(id, it.config, geometry, former));
+        self.say(machine, "joins", format_args!("after {former:?}"));
         self.lease_input(machine, Input::Start(geometry));
     }
 
@@ -121,8 +110,16 @@ impl World {
                 self.lease_input(machine, Input::Start(geometry));
             }
             Some(State::Released | State::Lost) | None => {
-                if let Some(process) = &mut self.machines[machine].process {
-                    process.membership = None;
+                if let Some(process) = &mut self.machines[machine].process
+                    && let Some(ended) = process.membership.take()
+                {
+                    // One that never held anything says nothing of what an
+                    // earlier daemon may have left.
+                    if ended.lease.is_uncertain() {
+                        process.manner = Some(Manner::Uncertain);
+                    } else if ended.held {
+                        process.manner = Some(Manner::Over);
+                    }
                 }
                 self.join(machine);
             }
@@ -287,7 +284,6 @@ impl World {
         }
         it.stale = None;
         it.wake_at = None;
-        it.had_process = true;
         it.starting = true;
         self.at(later, Event::Start(machine));
     }
@@ -311,6 +307,7 @@ impl World {
         let holds = |state| matches!(state, State::Held | State::Failing);
         if holds(status.state) && !holds(was) {
             let generation = status.generation.unwrap_or(Generation(0));
+            membership.held = true;
             it.doubt = false;
             it.tenures.push(Tenure {
                 membership: id,
