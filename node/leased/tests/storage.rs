@@ -464,6 +464,33 @@ fn resources_are_created_and_deleted_under_the_indexs_lease() {
 }
 
 #[test]
+fn an_index_may_have_another_geometry_than_its_lockspace() {
+    let geometry = Geometry::Sector4096Align2M;
+    let align = u64::from(geometry.align_size());
+    let image = Image::new(16);
+    let alive = Arc::new(AtomicBool::new(true));
+    let us = member(&image, 1, Geometry::Sector512Align1M, &alive);
+    let ls = lockspace(image.disk(0), None);
+    assert_eq!(storage::write_lockspace(&ls, 10), Code::OK);
+    let made = index(image.disk(align), Some(geometry));
+    assert_eq!(storage::format_rindex(&made), Code::OK);
+    // Said, or found.
+    for (name, place, flags) in [("a", 3, Some(geometry)), ("b", 4, None)] {
+        let asked = index(image.disk(align), flags);
+        let (code, made) = storage::create_resource(&asked, &entry(name, 0), 0, &us);
+        assert_eq!((code, made.offset), (Code::OK, place * align));
+    }
+    let asked = index(image.disk(align), None);
+    assert_eq!(storage::rebuild_rindex(&asked, Some(&us)), Code::OK);
+    let (code, found) = storage::lookup_rindex(&asked, &entry("b", 0));
+    assert_eq!((code, found.offset), (Code::OK, 4 * align));
+    // No index at all is reported as such.
+    let none = index(image.disk(12 * MIB), None);
+    let (code, _) = storage::create_resource(&none, &entry("c", 0), 0, &us);
+    assert_eq!(code, Code::RINDEX_MAGIC);
+}
+
+#[test]
 fn a_host_that_may_have_lost_its_lockspace_changes_nothing() {
     let geometry = Geometry::Sector512Align1M;
     let image = Image::new(6);

@@ -56,14 +56,15 @@ impl Member {
     }
 }
 
-/// Does `work` while holding the index's lease. If the lease is not to be had
-/// at once, its error is the result; if it cannot be given back, `work`'s.
+/// Does `work` while holding the index's lease, which lies one area of this
+/// geometry after the index. The outer error is the lease's, if it is not to
+/// be had at once; that it cannot be given back afterwards is only logged.
 pub(super) fn with_lock<T>(
     index: &Rindex,
     geometry: Geometry,
     member: &Member,
     work: impl FnOnce() -> Result<T, Code>,
-) -> Result<T, Code> {
+) -> Result<Result<T, Code>, Code> {
     let disk = Disk {
         path: index.disk.path.clone(),
         offset: lease_offset(index.disk.offset, geometry)?,
@@ -107,8 +108,8 @@ pub(super) fn with_lock<T>(
     };
     let mut release = Release::new(member.us, target, &held, options);
     let released = driver.run(&mut release).code;
-    if result.is_ok() && released != Code::OK {
+    if released != Code::OK {
         tracing::warn!(code = released.0, "the index's lease was not given back");
     }
-    result
+    Ok(result)
 }

@@ -12,6 +12,9 @@ use super::resource::{cleared, write_leader_area};
 
 /// Bytes to read at an index's start when its sector size is not known.
 const PROBE_BYTES: usize = 4096;
+/// Bytes to read of an index in the hope that it is all of it: the smallest
+/// area, which has room for 16,000 entries.
+const READ_BYTES: usize = 1 << 20;
 
 /// Makes an index, empty, and the resource that protects it.
 #[must_use]
@@ -61,9 +64,26 @@ struct Open {
 impl Open {
     fn new(index: &Rindex, access: Access) -> Result<Self, Code> {
         let device = Device::open(&index.disk, access)?;
+        let start = device.read(index.disk.offset, PROBE_BYTES)?;
+        Self::with_start(index, device, &start)
+    }
+
+    /// The index and all its entries, in one reading if it has no more of them
+    /// than fit.
+    fn whole(index: &Rindex, access: Access) -> Result<(Self, AlignedBuffer), Code> {
+        let device = Device::open(&index.disk, access)?;
+        let start = device.read(index.disk.offset, READ_BYTES)?;
+        let open = Self::with_start(index, device, &start)?;
+        if open.used_bytes() <= READ_BYTES {
+            return Ok((open, start));
+        }
+        let all = open.read()?;
+        Ok((open, all))
+    }
+
+    fn with_start(index: &Rindex, device: Device, start: &[u8]) -> Result<Self, Code> {
         let offset = index.disk.offset;
-        let start = device.read(offset, PROBE_BYTES)?;
-        let header = Header::decode(&start)?;
+        let header = Header::decode(start)?;
         let lockspace = LockspaceName::from_field(&index.lockspace_name);
         header.verify_kind()?;
         match lockspace {
@@ -84,13 +104,17 @@ impl Open {
         self.header.entries(self.geometry)
     }
 
-    /// All that the entries occupy.
-    fn read(&self) -> Result<AlignedBuffer, Code> {
+    /// What header and entries occupy, whole sectors.
+    fn used_bytes(&self) -> usize {
         let end = rindex::entry_offset(self.geometry, self.entries());
         let bytes = usize::try_from(end).unwrap_or(usize::MAX);
-        let whole = bytes.next_multiple_of(self.geometry.sector_bytes());
-        self.device
-            .read(self.offset, whole.min(self.geometry.area_bytes()))
+        bytes
+            .next_multiple_of(self.geometry.sector_bytes())
+            .min(self.geometry.area_bytes())
+    }
+
+    fn read(&self) -> Result<AlignedBuffer, Code> {
+        self.device.read(self.offset, self.used_bytes())
     }
 
     /// Where the sector of an entry starts, from the index's start.
@@ -231,6 +255,39 @@ fn update(index: &Rindex, entry: &Rentry, flags: RindexFlags) -> Result<Rentry, 
     Ok(rentry(entry.name.cleaned(), entry.offset))
 }
 
+/// Does `work` on an index and its entries, under the index's lease.
+///
+/// Where the lease lies depends on the index's geometry. Most indexes have
+/// their lockspace's: then the header need not be read beforehand.
+fn locked<T>(
+    index: &Rindex,
+    member: &Member,
+    work: impl Fn(&Open, &[u8]) -> Result<T, Code>,
+) -> Result<T, Code> {
+    let under = |geometry| {
+        with_lock(index, geometry, member, || {
+            let (open, all) = Open::whole(index, Access::ReadWrite)?;
+            if open.geometry != geometry {
+                return Err(Code::EINVAL);
+            }
+            work(&open, &all)
+        })
+    };
+    let likely = geometry_of(index.flags)
+        .ok()
+        .flatten()
+        .unwrap_or(member.geometry);
+    under(likely).unwrap_or_else(|refused| {
+        // Not there, or not to be had: the header says which.
+        let actual = Open::new(index, Access::Read)?.geometry;
+        if actual == likely {
+            Err(refused)
+        } else {
+            under(actual)?
+        }
+    })
+}
+
 /// Makes a resource in the first free place and enters it. A name that is in
 /// the index already is refused ([`Code::EEXIST`]), where the original enters
 /// it twice and then finds only the first.
@@ -241,54 +298,42 @@ pub fn create_resource(
     num_hosts: u32,
     member: &Member,
 ) -> (Code, Rentry) {
-    let result = Open::new(index, Access::ReadWrite).and_then(|open| {
-        with_lock(index, open.geometry, member, || {
-            let all = open.read()?;
-            let name = entry.name.cleaned();
-            if !name.is_empty()
-                && open
-                    .find(&all, |other| other.name.same_name(&name))
-                    .is_some()
-            {
-                return Err(Code::EEXIST);
-            }
-            let (number, _) = open.find(&all, Entry::is_free).ok_or(Code::ENOENT)?;
-            let place = open.place(number)?;
-            let lockspace = &open.header.lockspace_name;
-            let leader = paxos::initial(lockspace, &name, open.geometry, num_hosts);
-            member.check()?;
-            write_leader_area(&open.device, place, open.geometry, &leader)?;
-            member.check()?;
-            open.change_in(&all, number, &Entry::new(&name, place))?;
-            Ok(rentry(NameField::EMPTY, place))
-        })
-    });
-    reply(result)
+    let name = entry.name.cleaned();
+    reply(locked(index, member, |open, all| {
+        let same_name = |other: &Entry| other.name.same_name(&name);
+        if !name.is_empty() && open.find(all, same_name).is_some() {
+            return Err(Code::EEXIST);
+        }
+        let (number, _) = open.find(all, Entry::is_free).ok_or(Code::ENOENT)?;
+        let place = open.place(number)?;
+        let lockspace = &open.header.lockspace_name;
+        let leader = paxos::initial(lockspace, &name, open.geometry, num_hosts);
+        member.check()?;
+        write_leader_area(&open.device, place, open.geometry, &leader)?;
+        member.check()?;
+        open.change_in(all, number, &Entry::new(&name, place))?;
+        Ok(rentry(NameField::EMPTY, place))
+    }))
 }
 
 /// Removes the resource of this name from the index and clears it.
 #[must_use]
 pub fn delete_resource(index: &Rindex, entry: &Rentry, member: &Member) -> (Code, Rentry) {
-    let result = Open::new(index, Access::ReadWrite).and_then(|open| {
-        with_lock(index, open.geometry, member, || {
-            let name = entry.name.cleaned();
-            if name.is_empty() {
-                return Err(Code::ENOENT);
-            }
-            let all = open.read()?;
-            let (number, _) = open
-                .find(&all, |other| other.name.same_name(&name))
-                .ok_or(Code::ENOENT)?;
-            member.check()?;
-            open.change_in(&all, number, &Entry::FREE)?;
-            let names = (&open.header.lockspace_name, &name);
-            let leader = cleared(names, open.geometry, 0);
-            member.check()?;
-            write_leader_area(&open.device, open.place(number)?, open.geometry, &leader)?;
-            Ok(Rentry::default())
-        })
-    });
-    reply(result)
+    let name = entry.name.cleaned();
+    reply(locked(index, member, |open, all| {
+        let same_name = |other: &Entry| other.name.same_name(&name);
+        if name.is_empty() {
+            return Err(Code::ENOENT);
+        }
+        let (number, _) = open.find(all, same_name).ok_or(Code::ENOENT)?;
+        let place = open.place(number)?;
+        member.check()?;
+        open.change_in(all, number, &Entry::FREE)?;
+        let leader = cleared((&open.header.lockspace_name, &name), open.geometry, 0);
+        member.check()?;
+        write_leader_area(&open.device, place, open.geometry, &leader)?;
+        Ok(Rentry::default())
+    }))
 }
 
 /// Enters every resource found in the index's places, and nothing else.
@@ -296,12 +341,10 @@ pub fn delete_resource(index: &Rindex, entry: &Rentry, member: &Member) -> (Code
 /// another host meanwhile.
 #[must_use]
 pub fn rebuild_rindex(index: &Rindex, member: Option<&Member>) -> Code {
-    let result = Open::new(index, Access::ReadWrite).and_then(|open| match member {
-        Some(member) => with_lock(index, open.geometry, member, || {
-            rebuild(&open, &|| member.check())
-        }),
-        None => rebuild(&open, &|| Ok(())),
-    });
+    let result = match member {
+        Some(member) => locked(index, member, |open, _| rebuild(open, &|| member.check())),
+        None => Open::new(index, Access::ReadWrite).and_then(|open| rebuild(&open, &|| Ok(()))),
+    };
     result.err().unwrap_or(Code::OK)
 }
 
