@@ -71,6 +71,16 @@ fn in_the_background_the_caller_ends_when_connections_are_accepted() {
         .status()
         .expect("runs");
     assert_eq!(status.code(), Some(0));
+    // Nobody waits for the end of what it was called with.
+    let pid: u32 = fs::read_to_string(dir.path().join("sanlock.pid"))
+        .expect("a pid file")
+        .trim()
+        .parse()
+        .expect("a pid");
+    for fd in 0..3 {
+        let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).expect("open");
+        assert_eq!(target, std::path::Path::new("/dev/null"), "{fd}");
+    }
     let stream = std::os::unix::net::UnixStream::connect(dir.path().join("sanlock.sock"));
     let mut client = daemon_support::Client {
         stream: stream.expect("accepts"),

@@ -226,3 +226,117 @@ impl Clients {
             .map(|(_, id)| *id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use sanlock_wire::{Command, Header};
+
+    use super::*;
+    use crate::daemon::client::{Flushed, Got};
+
+    struct World {
+        _dir: tempfile::TempDir,
+        listener: UnixListener,
+        poller: Poller,
+        clients: Clients,
+    }
+
+    fn world() -> World {
+        let dir = tempfile::tempdir().expect("a directory");
+        let listener = UnixListener::bind(dir.path().join("socket")).expect("a socket");
+        listener.set_nonblocking(true).expect("set");
+        World {
+            _dir: dir,
+            listener,
+            poller: Poller::new().expect("epoll"),
+            clients: Clients::new(),
+        }
+    }
+
+    impl World {
+        fn connect(&mut self) -> (UnixStream, ClientId) {
+            let stream = UnixStream::connect(
+                self.listener
+                    .local_addr()
+                    .expect("an address")
+                    .as_pathname()
+                    .expect("a path"),
+            );
+            assert_eq!(
+                self.clients.accept(&self.listener, &self.poller),
+                Accepted::All
+            );
+            (stream.expect("connects"), ClientId(self.clients.next - 1))
+        }
+
+        fn read(&mut self, id: ClientId) {
+            let client = self.clients.get_mut(id).expect("there");
+            assert_eq!(client.read(), Got::Bytes);
+            assert_eq!(client.next_message(), None);
+        }
+    }
+
+    const fn at(seconds: u64) -> Monotonic {
+        Monotonic(seconds * 1_000_000_000)
+    }
+
+    #[test]
+    fn half_a_message_has_a_deadline_unless_leases_depend_on_the_connection() {
+        let mut world = world();
+        let half = &Header::request(Command::Version).encode()[..10];
+        let (mut stranger, first) = world.connect();
+        let (mut process, second) = world.connect();
+        world.clients.register(second, 0);
+        for (stream, id) in [(&mut stranger, first), (&mut process, second)] {
+            stream.write_all(half).expect("sent");
+            world.read(id);
+            world.clients.settle(id, at(5));
+        }
+        assert_eq!(world.clients.deadline(), Some(at(5 + PATIENCE_S)));
+        // Another byte is no reason to wait longer.
+        stranger.write_all(&[0]).expect("sent");
+        world.read(first);
+        world.clients.settle(first, at(20));
+        assert_eq!(world.clients.overdue(at(4 + PATIENCE_S)), None);
+        assert_eq!(world.clients.overdue(at(5 + PATIENCE_S)), Some(first));
+        world.clients.remove(first, &world.poller);
+        assert_eq!(world.clients.deadline(), None, "the process has for ever");
+    }
+
+    #[test]
+    fn a_reply_has_a_deadline_from_when_part_of_it_was_taken_last() {
+        let mut world = world();
+        let (mut stream, id) = world.connect();
+        let client = world.clients.get_mut(id).expect("there");
+        client.out().extend(vec![0; 4 << 20]);
+        while client.flush(|_, _| false) == Flushed::Some && client.writable {}
+        world.clients.settle(id, at(1));
+        world.clients.settle(id, at(10));
+        assert_eq!(world.clients.deadline(), Some(at(1 + PATIENCE_S)));
+        std::io::Read::read_exact(&mut stream, &mut [0; 1 << 16]).expect("bytes");
+        let client = world.clients.get_mut(id).expect("there");
+        client.writable = true;
+        client.flush(|_, _| false);
+        world.clients.settle(id, at(20));
+        assert_eq!(world.clients.deadline(), Some(at(20 + PATIENCE_S)));
+    }
+
+    #[test]
+    fn the_oldest_registration_stands_for_a_process() {
+        let mut world = world();
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        let (_first_end, first) = world.connect();
+        let (_second_end, second) = world.connect();
+        assert_eq!(world.clients.of_process(own), None);
+        world.clients.register(second, 0);
+        world.clients.register(first, 0);
+        assert_eq!(world.clients.of_process(own), Some(second));
+        world.clients.remove(second, &world.poller);
+        assert_eq!(world.clients.of_process(own), Some(first));
+        world.clients.remove(first, &world.poller);
+        assert_eq!(world.clients.of_process(own), None);
+    }
+}

@@ -51,19 +51,25 @@ pub(crate) struct Helper {
 }
 
 impl Helper {
-    /// Starts the process.
+    /// Starts the process. With `quiet` neither it nor what it runs keeps the
+    /// terminal of whoever called the daemon.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(quiet: bool) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
-        let child = Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0(NAME)
             .env_remove("NOTIFY_SOCKET")
-            .stdin(Stdio::from(theirs))
-            .spawn()?;
+            .env_remove(super::startup::BACKGROUND)
+            .stdin(Stdio::from(theirs));
+        if quiet {
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+        }
+        let child = command.spawn()?;
         Ok(Self {
             child,
             socket: ours,

@@ -125,7 +125,7 @@ impl Daemon {
     }
 
     fn restart_helper(&mut self) {
-        match Helper::start() {
+        match Helper::start(self.options.is_quiet()) {
             Ok(helper) => {
                 if let Err(error) = self.poller.watch(&helper, Source::HELPER) {
                     self.log

@@ -181,7 +181,7 @@ impl Daemon {
         // programs that are started.
         let signals = Signals::open().map_err(kernel("signals"))?;
         let (helper, listener) = if leases {
-            let helper = Helper::start().map_err(kernel("helper process"))?;
+            let helper = Helper::start(options.is_quiet()).map_err(kernel("helper process"))?;
             let listener = startup::listen(&options.run_dir, &account)?;
             (Some(helper), Some(listener))
         } else {

@@ -166,6 +166,12 @@ impl Options {
         self.node.as_ref().is_none_or(|node| node.lease_socket)
     }
 
+    /// Whether it keeps nobody's terminal.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        !self.foreground && self.node.is_none()
+    }
+
     /// Seconds between lost and SIGKILL: as told, or what the fire timeout
     /// leaves room for.
     #[must_use]

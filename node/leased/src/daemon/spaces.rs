@@ -217,6 +217,7 @@ impl Daemon {
             offset: asked.disk.offset,
             io_timeout_s,
             fire_timeout_s: self.options.fire_timeout_s,
+            read_extend_s: self.options.renewal_read_extend_s,
             watchdog: self.options.use_watchdog.then(|| watchdog.clone()),
             persistent,
         };

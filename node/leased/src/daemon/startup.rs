@@ -23,7 +23,7 @@ use super::options::Options;
 use crate::status_socket::StatusSocket;
 
 /// Set for the process that goes on in the background.
-const BACKGROUND: &str = "HOLDFAST_DAEMON_IN_BACKGROUND";
+pub(crate) const BACKGROUND: &str = "HOLDFAST_DAEMON_IN_BACKGROUND";
 /// Connections the kernel keeps while the loop is busy.
 const BACKLOG: i32 = 1024;
 
@@ -68,7 +68,7 @@ pub(crate) enum Role {
 /// accepts connections, or with its exit status.
 pub(crate) fn background(options: &Options) -> Result<Role, DaemonError> {
     let failed = |error| DaemonError::Kernel("going to the background", error);
-    if options.foreground || options.node.is_some() {
+    if !options.is_quiet() {
         return Ok(Role::Daemon);
     }
     if env::var_os(BACKGROUND).is_some() {
@@ -101,7 +101,7 @@ pub(crate) fn background(options: &Options) -> Result<Role, DaemonError> {
 
 /// Tells whoever waits that connections are accepted.
 pub(crate) fn ready(options: &Options, log: &Log) {
-    if !options.foreground && options.node.is_none() {
+    if options.is_quiet() {
         // The caller may have been killed meanwhile.
         io::stdout().write_all(b"1").ok();
         io::stdout().flush().ok();

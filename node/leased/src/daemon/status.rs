@@ -10,8 +10,8 @@ use lease::Monotonic;
 use lease::code::Code;
 use lease::hosts::Host;
 use sanlock_wire::{
-    Header, Lockspace, LockspaceFlags, Reply, ReplyBody, StateBody, StateKind, StateRecord,
-    VERSION_NUMBER, parse_name,
+    Command, Header, Lockspace, LockspaceFlags, Reply, ReplyBody, StateBody, StateKind,
+    StateRecord, VERSION_NUMBER, parse_name,
 };
 
 use super::client::Client;
@@ -34,10 +34,10 @@ fn named(text: &str) -> NameField {
     parse_name(text.as_bytes()).unwrap_or(NameField::EMPTY)
 }
 
-fn internal(number: u32, name: &str, descriptor: i32) -> StateRecord {
+fn internal(number: u32, name: &str, descriptor: i32, last_command: u32) -> StateRecord {
     let text = format!(
-        "ci={number} fd={descriptor} pid=-1 flags=0 restricted=0 cmd_active=0 cmd_last=0 \
-         pid_dead=0 kill_count=0 kill_last=0 suspend=0 need_free=0"
+        "ci={number} fd={descriptor} pid=-1 flags=0 restricted=0 cmd_active=0 \
+         cmd_last={last_command} pid_dead=0 kill_count=0 kill_last=0 suspend=0 need_free=0"
     );
     StateRecord {
         data32: u32::MAX,
@@ -54,9 +54,9 @@ impl Daemon {
                 .helper
                 .as_ref()
                 .map_or(-1, |helper| helper.descriptor());
-            records.push(internal(0, "helper", helper));
+            records.push(internal(0, "helper", helper, 0));
             let listener = self.listener.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-            records.push(internal(1, "listener", listener));
+            records.push(internal(1, "listener", listener, 0));
         }
         let body = ReplyBody::Stream { data2: 0, records };
         self.reply(id, header, &Reply::with(body));
@@ -71,6 +71,7 @@ impl Daemon {
             detail,
             stage: Stage::Clients(ClientId(0)),
             resources,
+            descriptor: self.clients.get(id).map_or(-1, Client::descriptor),
         };
         self.start_stream(id, stream);
     }
@@ -247,8 +248,9 @@ impl Daemon {
     }
 
     /// The connection that asks for the status.
-    pub(super) fn own_record(&self, id: ClientId) -> StateRecord {
-        internal(u32::try_from(id.0 + 1).unwrap_or(u32::MAX), "status", -1)
+    pub(super) fn own_record(&self, (id, descriptor): (ClientId, i32)) -> StateRecord {
+        let number = u32::try_from(id.0 + 1).unwrap_or(u32::MAX);
+        internal(number, "status", descriptor, Command::Status.number())
     }
 
     pub(super) fn client_record(&self, id: ClientId, client: &Client) -> StateRecord {
@@ -270,7 +272,7 @@ impl Daemon {
         );
         StateRecord {
             data32: pid.cast_unsigned(),
-            ..StateRecord::new(StateKind::Client, client.name, text)
+            ..StateRecord::new(StateKind::Client, client.shown, text)
         }
     }
 

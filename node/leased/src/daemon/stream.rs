@@ -21,6 +21,8 @@ pub(crate) enum Stream {
         detail: u32,
         stage: Stage,
         resources: Rc<Vec<ResourceStatus>>,
+        /// Descriptor of the connection that asks.
+        descriptor: i32,
     },
     /// `HOST_STATUS`, from this host on.
     Hosts { space: SpaceId, next: usize },
@@ -54,13 +56,16 @@ impl Daemon {
                     detail,
                     stage,
                     resources,
-                } => match self.refill_status(own, *detail, *stage, resources, out) {
-                    Some(next) => {
-                        *stage = next;
-                        true
+                    descriptor,
+                } => {
+                    match self.refill_status((own, *descriptor), *detail, *stage, resources, out) {
+                        Some(next) => {
+                            *stage = next;
+                            true
+                        }
+                        None => false,
                     }
-                    None => false,
-                },
+                }
                 Stream::Hosts { space, next } => self.refill_hosts(*space, next, out),
             };
             if !more {
@@ -73,7 +78,7 @@ impl Daemon {
     /// Makes one item; what comes after it.
     fn refill_status(
         &self,
-        own: ClientId,
+        own: (ClientId, i32),
         detail: u32,
         stage: Stage,
         resources: &[ResourceStatus],

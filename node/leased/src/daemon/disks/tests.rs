@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use lease::resource::SectorBytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::files::IDLE_S;
 use super::*;
 
 const BYTES: u32 = 4096;
@@ -147,6 +148,34 @@ fn a_descriptor_is_closed_when_it_was_idle_for_long_enough() {
     world.disks.tick(due);
     assert_eq!((world.disks.paths.len(), world.disks.lanes.len()), (0, 0));
     assert_eq!((world.disks.spare_bytes, world.disks.pins.len()), (0, 0));
+}
+
+#[test]
+fn a_file_in_memory_is_read_with_one_buffer_however_many_ask() {
+    let mut world = World::new();
+    let dir = tempfile::tempdir_in("/dev/shm").expect("memory");
+    let path = dir.path().join("lease");
+    fs::write(&path, vec![3; 8192]).expect("written");
+    let mut tokens = Vec::new();
+    for number in 0..50 {
+        let io = DiskIo::Read {
+            offset: 0,
+            bytes: BYTES,
+        };
+        tokens.push(world.submit(number, &path, io, at(0)));
+    }
+    world.errands();
+    let mut done = Vec::new();
+    while let Some(one) = world.disks.next_done() {
+        done.push(one.token);
+        let DoneAs::Read(buffer) = one.outcome else {
+            panic!("{one:?}");
+        };
+        world.disks.recycle(buffer);
+        assert_eq!(world.disks.spare.len(), 1);
+    }
+    assert_eq!(done, tokens);
+    assert!(!world.disks.is_busy());
 }
 
 #[test]
