@@ -90,17 +90,19 @@ impl Decoder {
                 Need::Refused { reply, skip } => {
                     self.refuse();
                     self.skip = skip;
+                    self.skip_held();
                     return Some(Incoming::Refused(header, reply));
                 }
                 Need::Bytes(needed) if needed <= payload.len() => {
+                    let payload = payload.get(..needed).unwrap_or(payload);
                     let request = Request::decode(command, &header, payload);
                     let said = usize::try_from(header.length).unwrap_or(usize::MAX);
                     // Clients may put a string behind the options, and name
                     // resources although they release all.
-                    let more = matches!(command, Command::Acquire | Command::Release)
+                    self.searching = matches!(command, Command::Acquire | Command::Release)
                         && said > HEADER_BYTES + needed;
-                    self.reset();
-                    self.searching = more;
+                    self.current = None;
+                    self.drop_held(HEADER_BYTES + needed);
                     return Some(Incoming::Request(header, request));
                 }
                 Need::Bytes(needed) => {
@@ -136,10 +138,12 @@ impl Decoder {
     }
 
     /// Forgets the message of which a part has come, and whatever of it is
-    /// still to come: the server has answered it already.
+    /// still to come: the server has answered it already. If other messages
+    /// came behind it, [`Self::next`] gives them without further input.
     pub fn refuse(&mut self) {
-        self.reset();
+        self.current = None;
         self.searching = true;
+        self.drop_held(HEADER_BYTES);
     }
 
     /// The client sends no more: the answer to the message it left unfinished.
@@ -154,14 +158,27 @@ impl Decoder {
         self.current = None;
     }
 
+    /// Drops the first bytes held; keeps no memory for none.
+    fn drop_held(&mut self, count: usize) {
+        if count < self.bytes.len() {
+            self.bytes.drain(..count);
+        } else {
+            self.bytes = Vec::new();
+        }
+    }
+
+    /// Skips among the bytes held.
+    fn skip_held(&mut self) {
+        let now = clamp(self.skip, self.bytes.len());
+        self.drop_held(now);
+        self.skip -= u64::try_from(now).unwrap_or(self.skip);
+    }
+
+    /// Skips among the bytes that come.
     fn forget(&mut self, input: &mut &[u8]) {
-        let now = usize::try_from(self.skip)
-            .unwrap_or(usize::MAX)
-            .min(input.len());
+        let now = clamp(self.skip, input.len());
         *input = input.get(now..).unwrap_or(&[]);
-        self.skip = self
-            .skip
-            .saturating_sub(u64::try_from(now).unwrap_or(u64::MAX));
+        self.skip -= u64::try_from(now).unwrap_or(self.skip);
     }
 
     /// Moves bytes over until `wanted` are held; whether they are.
@@ -187,7 +204,7 @@ impl Decoder {
                     self.current = Some((header, command));
                     return Some(Ok((header, command)));
                 }
-                Err(_) if self.searching => self.drop_to_magic(),
+                Err(_) if self.searching => self.drop_to_header(),
                 Err(reason) => {
                     self.reset();
                     return Some(Err(Incoming::Dropped(header, reason)));
@@ -196,23 +213,21 @@ impl Decoder {
         }
     }
 
-    /// Drops at least one byte, and as many as cannot be a header's start.
-    fn drop_to_magic(&mut self) {
+    /// Drops at least one byte, and all that cannot begin a valid header.
+    fn drop_to_header(&mut self) {
         let magic = MAGIC.to_le_bytes();
-        let start = (1..self.bytes.len()).find(|&start| {
-            self.bytes
-                .iter()
-                .skip(start)
-                .zip(&magic)
-                .all(|(byte, wanted)| byte == wanted)
-        });
-        match start {
-            Some(start) => {
-                self.bytes.drain(..start);
-            }
-            None => self.bytes.clear(),
-        }
+        let may_begin = |held: &[u8]| match held.first_chunk() {
+            Some(header) => judge(&Header::decode(header)).is_ok(),
+            None => held.iter().zip(&magic).all(|(byte, wanted)| byte == wanted),
+        };
+        let start =
+            (1..self.bytes.len()).find(|&start| self.bytes.get(start..).is_some_and(may_begin));
+        self.drop_held(start.unwrap_or(self.bytes.len()));
     }
+}
+
+fn clamp(count: u64, most: usize) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX).min(most)
 }
 
 /// The command of a header that gets an answer.

@@ -23,7 +23,8 @@ const ERANGE: i32 = -34;
 pub(crate) enum Need {
     /// This many payload bytes; when they are there, ask again.
     Bytes(usize),
-    /// The payload will not be accepted: answer this, then forget so many bytes.
+    /// The payload will not be accepted: answer this, then forget so many
+    /// bytes of it, at least.
     Refused { reply: Reply, skip: u64 },
 }
 
@@ -92,6 +93,10 @@ pub(crate) fn need(command: Command, header: &Header, payload: &[u8]) -> Need {
     }
 }
 
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
 /// The only length that a header decides. It is judged once the resource is
 /// there, as in the original.
 fn lvb(header: &Header, payload: &[u8]) -> Need {
@@ -101,8 +106,8 @@ fn lvb(header: &Header, payload: &[u8]) -> Need {
     let said = usize::try_from(header.length).unwrap_or(usize::MAX);
     match said.checked_sub(HEADER_BYTES + RESOURCE_BYTES) {
         Some(value) if value <= LVB_MAX => Need::Bytes(RESOURCE_BYTES + value),
-        Some(value) => Need::refused(E2BIG, u64::try_from(value).unwrap_or(u64::MAX)),
-        None => Need::refused(ENOMEM, 0),
+        Some(_) => Need::refused(E2BIG, bytes(said - HEADER_BYTES)),
+        None => Need::refused(ENOMEM, bytes(RESOURCE_BYTES)),
     }
 }
 
@@ -115,8 +120,7 @@ fn release(header: &Header) -> Need {
     } else if flags.has(ReleaseFlags::RENAME) {
         Need::Bytes(2 * RESOURCE_BYTES)
     } else if header.data > ACQUIRE_MAX {
-        let each = u64::try_from(RESOURCE_BYTES).unwrap_or(0);
-        Need::refused(E2BIG, u64::from(header.data) * each)
+        Need::refused(E2BIG, u64::from(header.data) * bytes(RESOURCE_BYTES))
     } else {
         Need::Bytes(count_of(header.data) * RESOURCE_BYTES)
     }
@@ -128,14 +132,14 @@ fn resources_with_disks(count: u32, payload: &[u8]) -> Need {
     for _ in 0..count {
         let start = end;
         end += RESOURCE_BYTES;
-        let Some(bytes) = payload.get(start..end) else {
+        let Some(fields) = payload.get(start..end) else {
             return Need::Bytes(end);
         };
-        let (_, disks) = Resource::read(&mut Reader(bytes));
+        let (_, disks) = Resource::read(&mut Reader(fields));
         match usize::try_from(disks) {
             Ok(disks @ 1..=DISKS_MAX) => end += disks * DISK_BYTES,
             Ok(_) | Err(_) => {
-                return Need::refused(ERANGE, 0);
+                return Need::refused(ERANGE, bytes(end));
             }
         }
         if payload.len() < end {

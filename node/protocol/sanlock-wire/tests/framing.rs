@@ -291,3 +291,32 @@ fn resources_named_although_all_are_released_are_not_taken_for_messages() {
     ));
     assert!(is_version(&incoming[1]));
 }
+
+#[test]
+fn messages_behind_one_that_the_server_refused_are_not_lost() {
+    let mut decoder = Decoder::new();
+    let mut bytes = header(Command::Acquire, |header| header.data = 1);
+    bytes.extend(version());
+    bytes.extend(version());
+    assert!(feed(&mut decoder, &bytes).is_empty(), "taken for a payload");
+    decoder.refuse();
+    let incoming = feed(&mut decoder, &[]);
+    assert_eq!(incoming.len(), 2);
+    assert!(incoming.iter().all(is_version));
+    assert_eq!(decoder.pending(), None);
+}
+
+#[test]
+fn what_looks_like_a_header_within_a_refused_payload_is_not_one() {
+    let mut bytes = header(Command::WriteResource, |_| {});
+    let mut bad = resource(9);
+    bad[32..64].copy_from_slice(&version());
+    bytes.extend(bad);
+    bytes.extend(Request::LogDump.encode());
+    let incoming = all(&bytes);
+    assert_eq!(incoming.len(), 2);
+    assert!(matches!(
+        incoming[1],
+        Incoming::Request(_, Request::LogDump)
+    ));
+}

@@ -422,6 +422,31 @@ proptest! {
     }
 
     #[test]
+    fn a_server_may_refuse_at_any_time(
+        bytes in hostile(),
+        cuts in vec(1..200usize, 1..6),
+        refusals in vec(any::<bool>(), 1..6),
+    ) {
+        let mut decoder = Decoder::new();
+        let mut rest = bytes.as_slice();
+        for (&cut, &refuse) in cuts.iter().cycle().zip(refusals.iter().cycle()) {
+            let (mut piece, tail) = rest.split_at(cut.min(rest.len()));
+            rest = tail;
+            while decoder.next(&mut piece).is_some() {}
+            if refuse {
+                decoder.refuse();
+                while decoder.next(&mut piece).is_some() {}
+            }
+            if let Some(pending) = decoder.pending() {
+                prop_assert!(pending.received < pending.wanted && pending.wanted <= MESSAGE_MAX);
+            }
+            if rest.is_empty() {
+                break;
+            }
+        }
+    }
+
+    #[test]
     fn hostile_replies_do_no_harm(bytes in hostile()) {
         if let Some((header, payload)) = bytes.split_first_chunk() {
             let header = Header::decode(header);
