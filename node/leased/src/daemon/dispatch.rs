@@ -60,22 +60,23 @@ impl Daemon {
     }
 
     /// Refuses a command for a process that cannot have it as soon as its
-    /// header is there: the payload may never come.
-    pub(super) fn refuse_early(&mut self, id: ClientId) {
+    /// header is there: the payload may never come. Whether it did; then other
+    /// messages may be there already.
+    pub(super) fn refuse_early(&mut self, id: ClientId) -> bool {
         let Some(client) = self.clients.get_mut(id) else {
-            return;
+            return false;
         };
         let Some(header) = client.pending_header() else {
-            return;
+            return false;
         };
         let Some(command) = header
             .command()
             .filter(|command| command.class() == Class::Registered)
         else {
-            return;
+            return false;
         };
         if client.restricted.has(RestrictFlags::ALL) {
-            return;
+            return false;
         }
         let target = match header.data2.cast_signed() {
             -1 => Target::ThisConnection,
@@ -84,9 +85,12 @@ impl Daemon {
         if let Err(code) = self.target(id, target, command)
             && let Some(client) = self.clients.get_mut(id)
         {
+            client.asked(header.cmd);
             client.refuse();
             self.reply(id, &header, &Reply::code(code.0));
+            return true;
         }
+        false
     }
 
     /// The registration a command acts on.

@@ -457,9 +457,12 @@ impl Daemon {
                 }
                 continue;
             }
-            self.refuse_early(id);
+            let refused = self.refuse_early(id);
             if !self.send(id) {
                 return;
+            }
+            if refused {
+                continue;
             }
             let Some(client) = self.clients.get_mut(id) else {
                 return;
