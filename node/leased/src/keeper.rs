@@ -116,6 +116,8 @@ pub struct Join {
     pub io_timeout_s: u8,
     /// The watchdogs' fire timeout, seconds; equal on all hosts.
     pub fire_timeout_s: u32,
+    /// How long a renewal's reading may take beyond T, seconds; `None`: T.
+    pub read_extend_s: Option<u32>,
     /// wdmd's socket; `None`: no watchdog.
     pub watchdog: Option<PathBuf>,
     /// Keeps trying whatever goes wrong, and waits for another host that has

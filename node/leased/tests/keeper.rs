@@ -110,6 +110,7 @@ fn join(id: SpaceId, path: &Path, offset: u64) -> Join {
         offset,
         io_timeout_s: 1,
         fire_timeout_s: 60,
+        read_extend_s: None,
         watchdog: None,
         persistent: false,
     }

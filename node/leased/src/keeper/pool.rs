@@ -33,14 +33,15 @@ impl Extent {
     /// Bytes of a buffer.
     pub(super) const fn bytes(self) -> usize {
         match self {
-            Self::Short => 128 * 1024,
+            Self::Short => Hosts::HEAD_BYTES,
             Self::Part => Hosts::PART_BYTES,
         }
     }
 }
 
-/// Buffers there are when nothing is wrong.
-const USUAL: usize = 3;
+/// Buffers of each size there are when nothing is wrong: the owner looks at
+/// one while the next reading is under way.
+const USUAL: usize = 2;
 /// Buffers the owner may hold; beyond, readings are not delivered.
 const LENT_MAX: usize = 8;
 /// How long a reading waits for a buffer before a new one is made, ms.

@@ -38,9 +38,10 @@ const RETRY_MS: u64 = 20;
 /// device and watchdog, seconds.
 const OPENING_S: u64 = 15;
 /// One in so many readings is of the whole area; the others end with the first
-/// hosts, if nobody was ever seen beyond. A host that appears beyond is seen
-/// within 8T, which is before anybody may miss it.
-const WHOLE_EVERY: u32 = 4;
+/// hosts, if nobody was ever seen beyond. A host that appears beyond has its
+/// record there for 2T before it can call us, and its call stays for 6T: a
+/// whole reading every 6T finds it, and those that follow find its call.
+const WHOLE_EVERY: u32 = 3;
 /// What an error without a number of its own is told as.
 const EIO: i32 = 5;
 
@@ -145,7 +146,7 @@ pub(super) struct Space {
 
 impl Space {
     pub(super) fn new(join: Arc<Join>, tasks: Tasks) -> Self {
-        let lease = DeltaLease::new(Config {
+        let mut lease = DeltaLease::new(Config {
             lockspace: join.name,
             host_id: join.host_id,
             host_name: join.host_name,
@@ -153,6 +154,9 @@ impl Space {
             fire_timeout_s: join.fire_timeout_s,
             watchdog: join.watchdog.is_some(),
         });
+        if let Some(seconds) = join.read_extend_s {
+            lease.extend_reads(seconds);
+        }
         let board = Arc::new(Board::new(lease.status()));
         let began = now().boottime;
         Self {
@@ -539,9 +543,10 @@ impl Space {
 
     /// How much the next reading is to read.
     fn extent(&self) -> Extent {
-        let due = self
-            .short_readings
-            .is_none_or(|count| count + 1 >= WHOLE_EVERY);
+        let due = !self.told.joined
+            || self
+                .short_readings
+                .is_none_or(|count| count + 1 >= WHOLE_EVERY);
         let sector_bytes = self
             .opened
             .as_ref()
@@ -750,6 +755,8 @@ impl Space {
             && let (Some(opened), Some(claim)) = (&self.opened, self.lease.stamped())
         {
             self.told.joined = true;
+            // The owner has seen nothing of the others yet.
+            self.short_readings = None;
             self.tasks = None;
             let event = Event::Joined {
                 geometry: opened.geometry,

@@ -58,6 +58,7 @@ fn join(id: SpaceId, path: &Path, host_id: u64, host_name: &str) -> Join {
         offset: 0,
         io_timeout_s: 1,
         fire_timeout_s: 5,
+        read_extend_s: None,
         watchdog: None,
         persistent: false,
     }

@@ -244,6 +244,8 @@ pub struct DeltaLease {
     /// watchdog was last told an expiry.
     slept: u64,
     release_wanted: bool,
+    /// How long a renewal's reading may take beyond T, ms.
+    read_extend_ms: u64,
     renewals: u64,
     renewal_failures: u64,
     latest_renewal: Option<Renewal>,
@@ -271,6 +273,7 @@ impl DeltaLease {
             succeeds: false,
             slept: 0,
             release_wanted: false,
+            read_extend_ms: timings::io_s(config.io_timeout_s) * 1000,
             renewals: 0,
             renewal_failures: 0,
             latest_renewal: None,
@@ -339,6 +342,13 @@ impl DeltaLease {
             Stage::Registering { until, .. } => Some(*until),
             Stage::Held(held) => Some(self.held_deadline(held)),
         }
+    }
+
+    /// How long a renewal's reading may take beyond T before a fresh one is
+    /// tried, instead of T. With 0 a short moment is left to it all the same.
+    pub fn extend_reads(&mut self, seconds: u32) {
+        let extend_ms = u64::from(seconds) * 1000;
+        self.read_extend_ms = extend_ms.max(timings::RETRY_PAUSE_MS);
     }
 
     /// Whom the following renewals call, and what they tell them.

@@ -195,14 +195,16 @@ pub struct Hosts {
     names: Names,
     /// Ascending by host id.
     entries: Vec<Entry>,
-    /// Index: part of the area, [`Self::PART_BYTES`] each.
-    looks: [Looks; Self::PARTS_MAX],
+    /// By range of the area: the head, then the rest of each part.
+    looks: [Looks; 1 + Self::PARTS_MAX],
     notices: Notices,
 }
 
 impl Hosts {
     /// The area is read, and looked at, in parts of this size.
     pub const PART_BYTES: usize = 1 << 20;
+    /// So much of the first part may be read alone.
+    pub const HEAD_BYTES: usize = 128 << 10;
     const PARTS_MAX: usize = 8;
 
     /// Nothing seen yet. Lockspaces that share `names` keep each host's name
@@ -213,13 +215,13 @@ impl Hosts {
             view,
             names: names.clone(),
             entries: Vec::new(),
-            looks: [Looks::default(); Self::PARTS_MAX],
+            looks: [Looks::default(); 1 + Self::PARTS_MAX],
             notices: Notices::default(),
         }
     }
 
-    /// Takes in part `number` of the area, [`Self::PART_BYTES`] or less if no
-    /// host behind what is given was ever seen to acquire its lease, whose
+    /// Takes in part `number` of the area, or the [`Self::HEAD_BYTES`] of the
+    /// first if no host behind was ever seen to acquire its lease, whose
     /// reading was asked for at `asked` and done by `now` on the boot-time clock. Checksums of other
     /// hosts' records are not verified, as in the original: only change
     /// matters here.
@@ -233,12 +235,17 @@ impl Hosts {
         let mut changes = Changes::default();
         let sector_bytes = self.view.geometry.sector_bytes();
         let first_index = number * (Self::PART_BYTES / sector_bytes);
-        let Some(looks) = self.looks.get_mut(number) else {
+        if number >= Self::PARTS_MAX {
             return changes;
-        };
-        looks.first.get_or_insert(now);
-        looks.last = Some(now);
-        looks.asked = Some(asked);
+        }
+        let head = (number == 0).then_some(0);
+        let rest = (part.len() > Self::HEAD_BYTES || number > 0).then_some(1 + number);
+        for range in head.into_iter().chain(rest) {
+            let looks = &mut self.looks[range];
+            looks.first.get_or_insert(now);
+            looks.last = Some(now);
+            looks.asked = Some(asked);
+        }
         let sectors = usize::from(self.view.geometry.max_hosts()).saturating_sub(first_index);
         let mut at = self
             .entries
@@ -339,8 +346,13 @@ impl Hosts {
     }
 
     fn looks_at(&self, host: HostId) -> Looks {
-        let part = host.index() * self.view.geometry.sector_bytes() / Self::PART_BYTES;
-        self.looks.get(part).copied().unwrap_or_default()
+        let place = host.index() * self.view.geometry.sector_bytes();
+        let range = if place < Self::HEAD_BYTES {
+            0
+        } else {
+            1 + place / Self::PART_BYTES
+        };
+        self.looks.get(range).copied().unwrap_or_default()
     }
 
     fn host(&self, entry: &Entry) -> Host {
@@ -398,7 +410,7 @@ impl Hosts {
         let bytes = usize::from(self.view.geometry.max_hosts()) * self.view.geometry.sector_bytes();
         self.looks
             .iter()
-            .take(bytes.div_ceil(Self::PART_BYTES))
+            .take(1 + bytes.div_ceil(Self::PART_BYTES))
             .all(|looks| looks.last.is_some())
     }
 

@@ -120,8 +120,8 @@ pub enum RenewalFailure {
     /// Reading takes longer than T; it may still end well.
     #[error("reading the area takes longer than the io_timeout")]
     ReadTimeout,
-    /// Reading took longer than 2T and was given up.
-    #[error("reading the area took twice the io_timeout and was given up")]
+    /// Reading took longer than T and its extension (T unless set), and was given up.
+    #[error("reading the area took longer than the io_timeout and its extension, and was given up")]
     ReadAbandoned,
     /// Earlier requests have not come back, none could be made.
     #[error("earlier requests are still in flight")]

@@ -26,7 +26,7 @@ impl DeltaLease {
             Phase::Reading { read, patience } => match patience {
                 Patience::Fresh => read.since.plus_ms(timings::stalling_ms(t)),
                 Patience::Warned => read.since.plus_s(timings::io_s(t)),
-                Patience::Extended => read.since.plus_s(2 * timings::io_s(t)),
+                Patience::Extended => self.given_up_at(&read),
             },
             Phase::Writing {
                 write,
@@ -145,6 +145,13 @@ impl DeltaLease {
         self.stage = Stage::Held(held);
     }
 
+    /// When a reading is abandoned.
+    fn given_up_at(&self, read: &Pending) -> Monotonic {
+        read.since
+            .plus_s(timings::io_s(self.config.io_timeout_s))
+            .plus_ms(self.read_extend_ms)
+    }
+
     fn on_reading_due(&mut self, held: &mut Held, read: Pending, patience: Patience) {
         let now = self.now.boottime;
         let io_s = timings::io_s(self.config.io_timeout_s);
@@ -167,7 +174,7 @@ impl DeltaLease {
                 };
                 self.trouble(held, RenewalFailure::ReadTimeout);
             }
-            Patience::Extended if now >= read.since.plus_s(2 * io_s) => {
+            Patience::Extended if now >= self.given_up_at(&read) => {
                 self.retry(held, RenewalFailure::ReadAbandoned);
             }
             Patience::Fresh | Patience::Warned | Patience::Extended => {}

@@ -147,6 +147,22 @@ fn hosts_that_never_acquired_cost_nothing_and_are_free() {
 }
 
 #[test]
+fn who_was_not_looked_at_is_not_said_to_have_been() {
+    let mut hosts = hosts();
+    let area = vec![0; Hosts::PART_BYTES];
+    let (near, far) = (id(256), id(257));
+    hosts.observe(at(1), at(1), 0, &area[..Hosts::HEAD_BYTES]);
+    assert_eq!(hosts.get(near).last_check, Some(at(1)));
+    assert_eq!(hosts.get(far).last_check, None);
+    assert!(!hosts.is_complete());
+    hosts.observe(at(2), at(2), 0, &area);
+    assert!(hosts.is_complete());
+    hosts.observe(at(3), at(3), 0, &area[..Hosts::HEAD_BYTES]);
+    assert_eq!(hosts.get(near).last_check, Some(at(3)));
+    assert_eq!(hosts.get(far).last_check, Some(at(2)));
+}
+
+#[test]
 fn only_a_freed_or_reacquired_lease_ends_waits() {
     let mut hosts = hosts();
     let mut changes = |record: &[u8], second| {
