@@ -8,7 +8,7 @@ use clap::Parser;
 use control::request::{Reply, Request};
 use control::status::Snapshot;
 
-use crate::args::{Command, ConsoleLine};
+use crate::args::{Command, ConsoleLine, LeaseCommand};
 use crate::client::AskError;
 use crate::session::{
     Ending, Entered, Input as _, OutputClosed, Session, read_at_most, unexpected,
@@ -211,6 +211,13 @@ impl Console {
                 command: Command::Console,
             }) => {
                 session.say("this is the console already; help lists the commands\n");
+                return Ok(Stay::Stay);
+            }
+            Ok(ConsoleLine {
+                command: Command::Lease(LeaseCommand::Run { .. }),
+            }) => {
+                // It becomes the command, and the console would be gone.
+                session.say("lease run: not at a console; run it where programs are started\n");
                 return Ok(Stay::Stay);
             }
             Ok(ConsoleLine { command }) => command,

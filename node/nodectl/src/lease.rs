@@ -26,9 +26,9 @@ pub(crate) use daemon::Daemon;
 
 /// For what the daemon answers from memory.
 const AT_ONCE: Duration = Duration::from_secs(10);
-/// For what takes reads and writes, and the death of another host: 8 × 255 s
-/// is the longest io_timeout's, and then some.
-const PATIENT: Duration = Duration::from_secs(3600);
+/// For what takes reads and writes and may wait for the death of another host,
+/// which takes 8 × its io_timeout + 60 s.
+const PATIENT: Duration = Duration::from_secs(900);
 /// Between two pictures of the live view.
 const PICTURE: Duration = Duration::from_secs(1);
 /// Home, and clear to the end: understood by every terminal since the VT100.

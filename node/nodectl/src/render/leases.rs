@@ -330,7 +330,8 @@ mod tests {
             waits       process 4712 for cluster1:vm2, since 9.0 s, host 2 (node2),
                         generation 3 may be dead and is given time to prove it is not,
                         at most 41.0 s more
-        "#]].assert_eq(&leases(&report()));
+        "#]]
+        .assert_eq(&leases(&report()));
     }
 
     #[test]
@@ -344,7 +345,8 @@ mod tests {
         expect![[r#"
             waits       process 4712 for cluster1:vm2, since 9.0 s,
                         process 4711 of this host has it, nobody knows for how long
-        "#]].assert_eq(&waits(&another));
+        "#]]
+        .assert_eq(&waits(&another));
     }
 
     #[test]
@@ -361,6 +363,7 @@ mod tests {
             host  generation  mode       taken at  state
                1           2  exclusive    4000 s  live
                2           2  exclusive    4000 s  not known
-        "#]].assert_eq(&owners(&[owner(1, Some("live")), owner(2, None)]));
+        "#]]
+        .assert_eq(&owners(&[owner(1, Some("live")), owner(2, None)]));
     }
 }
