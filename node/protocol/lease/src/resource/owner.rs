@@ -89,6 +89,9 @@ impl Acquire {
     pub(super) fn look_at_owner(&mut self, mut watch: Watch, again: bool) {
         watch.record = None;
         watch.look_failed = None;
+        // What an earlier look or ballot read of the leader says nothing now.
+        self.refused = None;
+        self.leaders = Default::default();
         self.desk.read(
             Purpose::OwnerDelta,
             Scope::Delta(self.target.lockspace, watch.owner),
@@ -96,8 +99,6 @@ impl Acquire {
             self.target.geometry.sector_size(),
         );
         if again {
-            self.refused = None;
-            self.leaders = Default::default();
             self.desk.read(
                 Purpose::OwnerLeader,
                 Scope::AllDisks,
