@@ -43,6 +43,14 @@ fn take(arguments: &Arguments) -> Result<(), Code> {
     let spot = Spot::of_resource(&resource, Access::Read)?;
     let (leader, _) = spot.read()?;
     verify_resource(&leader, &resource)?;
+    // A later life of this host id has it. A daemon, which holds the host id,
+    // need not ask; here nobody is known to be dead.
+    if leader.timestamp != 0
+        && leader.owner_id == u64::from(us.host_id.get())
+        && leader.owner_generation > us.generation.0
+    {
+        return Err(Code::ACQUIRE_LOCKSPACE);
+    }
     let target = target(&resource, &leader)?;
     let driver = Driver::new(&resource.disks, &Nobody, &|| true, us.io_timeout_s)?;
     let mut acquire = Acquire::new(us, target, AcquireOptions::default(), seed());
