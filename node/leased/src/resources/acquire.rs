@@ -297,6 +297,7 @@ impl Resources {
             lvb,
             lvb_outside: self.settings.unsafe_lvb,
             expected_hosts: entry.num_hosts,
+            expected_mbal: entry.mbal,
         };
         let core = Acquire::new(us, target, options, seed);
         let disks = std::sync::Arc::clone(&entry.disks);
@@ -391,6 +392,7 @@ impl Resources {
         entry.geometry = held.geometry;
         entry.lver = held.lver();
         entry.num_hosts = Some(held.num_hosts());
+        entry.mbal = Some(held.dblock.mbal);
         entry.lvb = (wanted_lvb && (unsafe_lvb || lvb_allowed(held.geometry))).then(|| Lvb {
             bytes: lvb.map_or_else(|| vec![0; held.geometry.sector_bytes()].into(), Into::into),
             set: false,

@@ -116,6 +116,8 @@ pub(super) struct Entry {
     pub(super) lver: u64,
     /// For how many hosts the lease was when last held.
     pub(super) num_hosts: Option<u32>,
+    /// Our ballot number when we last held it.
+    pub(super) mbal: Option<u64>,
     pub(super) state: State,
     /// When it got into this state.
     pub(super) since: Monotonic,
@@ -235,6 +237,7 @@ impl Table {
                 geometry,
                 lver: 0,
                 num_hosts: None,
+                mbal: None,
                 state: State::Free,
                 since: Monotonic::default(),
                 lvb: None,

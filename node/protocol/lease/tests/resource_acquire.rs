@@ -228,6 +228,48 @@ fn a_lease_for_few_hosts_costs_few_bytes() {
 }
 
 #[test]
+fn a_lease_held_before_is_looked_at_shortly_first() {
+    let mut world = World::new(SMALL, 0).with_hosts(3);
+    let again = |held: &lease::resource::Held| AcquireOptions {
+        expected_hosts: Some(held.num_hosts()),
+        expected_mbal: Some(held.dblock.mbal),
+        ..options(false)
+    };
+    let first = world.hold(0, false);
+    world.release(0, &first, ReleaseOptions::default());
+    world.drain(0);
+    let held = world.hold(2, false);
+    world.release(2, &held, ReleaseOptions::default());
+    world.drain(2);
+    world.ios();
+    // Host 1 has missed host 3's ballot 2003, and needs not know of it.
+    world.acquire(0, again(&first));
+    let held = world.drain(0).held.expect("held");
+    assert_eq!((held.dblock.mbal, held.lver()), (2001, 3));
+    assert_eq!(world.ios()[..3], ["R 3 @0", "W 1 @2", "R area @0"]);
+    world.release(0, &held, ReleaseOptions::default());
+    world.drain(0);
+    // A ballot under way with a higher number is met in the first phase.
+    world.acquire(2, options(false));
+    world.step(2);
+    world.step(2);
+    world.acquire(0, again(&held));
+    world.step(0);
+    world.step(0);
+    world.step(0);
+    assert!(!world.has_io(0) && world.code(0).is_none(), "stands back");
+    world.drain(2);
+    assert_eq!(world.drain(0).code, Code::ACQUIRE_OWNED);
+    // Damage is found all the same.
+    let held = world.result(2).and_then(|outcome| outcome.held);
+    world.release(2, &held.expect("held"), ReleaseOptions::default());
+    world.drain(2);
+    world.disks[0][512 * 30] = 1;
+    world.acquire(0, again(&first));
+    assert_eq!(world.drain(0).code, Code::DBLOCK_CHECKSUM);
+}
+
+#[test]
 fn a_wrong_guess_of_the_hosts_skips_nobody() {
     let mut world = World::new(SMALL, 100).with_hosts(1);
     world.acquire(

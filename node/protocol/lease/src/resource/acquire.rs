@@ -41,6 +41,12 @@ pub struct AcquireOptions {
     /// For how many hosts the lease was when last seen: the first reading then
     /// takes no more than that. `None`: read the whole area.
     pub expected_hosts: Option<u32>,
+    /// Highest ballot number known of, usually that of the [`Held`] before: the
+    /// first reading then takes only the leader and our own block, which for
+    /// leases for many hosts is a third of all that is read. The other blocks
+    /// are read by the ballot's first phase; if one of them has a higher
+    /// number in this ballot, it is as if that had begun in between.
+    pub expected_mbal: Option<u64>,
 }
 
 impl Default for AcquireOptions {
@@ -54,6 +60,7 @@ impl Default for AcquireOptions {
             lvb: false,
             lvb_outside: false,
             expected_hosts: None,
+            expected_mbal: None,
         }
     }
 }
@@ -85,6 +92,7 @@ pub(super) struct Ballot {
     pub(super) mbal: u64,
     pub(super) max_seen: u64,
     pub(super) max_lver: u64,
+    pub(super) damaged: bool,
     pub(super) abort: Option<Abort>,
     pub(super) accepted: Option<(u64, Value)>,
     pub(super) value: Option<Value>,
@@ -158,6 +166,9 @@ pub struct Acquire {
     pub(super) readings: [Option<Reading>; DISKS_MAX as usize],
     pub(super) leaders: [Option<Leader>; DISKS_MAX as usize],
     pub(super) refused: Option<Code>,
+    /// The first reading left the other hosts' blocks to the first phase; the
+    /// highest ballot number known without them.
+    pub(super) short_of: Option<u64>,
     /// Hosts whose blocks the first reading asked for.
     pub(super) asked_hosts: u64,
     /// The leader our decisions rest on.
@@ -219,6 +230,7 @@ impl Acquire {
             readings: [None; DISKS_MAX as usize],
             leaders: [None; DISKS_MAX as usize],
             refused: None,
+            short_of: None,
             asked_hosts: 0,
             leader: None,
             hosts: Hosts { num: max, max },

@@ -38,6 +38,7 @@ impl Acquire {
             mbal,
             max_seen: 0,
             max_lver: 0,
+            damaged: false,
             abort: None,
             accepted: None,
             value: None,
@@ -193,6 +194,7 @@ impl Acquire {
         ballot.max_lver = ballot.max_lver.max(seen.max_lver);
         ballot.abort = ballot.abort.or(seen.abort);
         if arrived.purpose == Purpose::Phase1Read {
+            ballot.damaged |= seen.damaged;
             if let Some((bal, value)) = seen.accepted
                 && ballot.accepted.is_none_or(|(best, _)| bal > best)
             {
@@ -209,7 +211,10 @@ impl Acquire {
         let Some(ballot) = &self.ballot else {
             return;
         };
-        if ballot.abort.is_some() {
+        if ballot.damaged && self.short_of.is_some() {
+            // What the first reading would have found.
+            self.fail(Code::DBLOCK_CHECKSUM);
+        } else if ballot.abort.is_some() {
             self.stand_back();
         } else if purpose == Purpose::Phase1Read {
             self.phase2();

@@ -186,15 +186,10 @@ impl Down {
     }
 
     fn on_freed(&mut self, freed: Freed) {
-        if !freed.code.is_io() {
+        let Some(rest) = self.plan.rest(&freed) else {
             return self.end(freed.code, freed.leader_of(&self.held.leader));
-        }
-        let plan = Plan {
-            leader: LeaderPlan::Version(self.held.leader.lver),
-            lvb: self.plan.lvb.clone().filter(|_| !freed.marked),
-            ..self.plan.clone()
         };
-        self.stage = Stage::Cleaning(Cleanup::after_failure(plan, &self.desk));
+        self.stage = Stage::Cleaning(Cleanup::after_failure(rest, &self.desk));
         if freed.own_written {
             // Our mark is on disk, the leader is not free yet: until it is,
             // nobody else can come in, which harms no shared holder.

@@ -11,6 +11,9 @@ use crate::resource::{DISKS_MAX, Owners, scan};
 /// A leader may state a geometry other than the assumed one; it is believed
 /// this often before the area counts as unreadable.
 const GEOMETRIES_MAX: u8 = 3;
+/// A short first reading must save more sectors than this to be worth its
+/// lower ballot numbers.
+const SHORT_SAVES: u32 = 64;
 
 impl Acquire {
     /// Step A: read everything and look.
@@ -24,7 +27,17 @@ impl Acquire {
             .or(self.options.expected_hosts.map(u64::from))
             .filter(|hosts| (1..=max).contains(hosts))
             .unwrap_or(max);
-        let sectors = paxos::ballot_sectors(self.asked_hosts, self.geometry);
+        let all = paxos::ballot_sectors(self.asked_hosts, self.geometry);
+        let to_own = paxos::host_sector(self.us.host_id) + 1;
+        // What the others have in their blocks, the first phase finds out. Only
+        // the first look is so short: whoever meets others reads them.
+        self.short_of = self.options.expected_mbal.take();
+        let sectors = if self.short_of.is_some() && to_own + SHORT_SAVES < all {
+            to_own
+        } else {
+            self.short_of = None;
+            all
+        };
         self.stage = Stage::Initial;
         self.desk.read(
             Purpose::Initial,
@@ -84,11 +97,11 @@ impl Acquire {
             // Two hosts would have the same ballot numbers.
             return Err(Code::LEADER_NUMHOSTS);
         }
-        if u64::from(self.hosts.num) > self.asked_hosts {
+        if u64::from(self.hosts.num) > self.asked_hosts && self.short_of.is_none() {
             self.look();
             return Ok(());
         }
-        self.max_mbal = 0;
+        self.max_mbal = self.short_of.unwrap_or(0);
         self.left = Dblock::default();
         for reading in self.readings.iter().flatten() {
             self.max_mbal = self.max_mbal.max(reading.max_mbal?);

@@ -35,6 +35,27 @@ pub(super) struct Plan {
     pub(super) spare: Option<(Dblock, ModeBlock)>,
 }
 
+impl Plan {
+    /// What an attempt has left to do.
+    pub(super) fn rest(&self, freed: &Freed) -> Option<Self> {
+        let leader = match self.leader {
+            // Our own write, told as failed, may have changed it: from now on
+            // the version tells whether it is still ours to free.
+            LeaderPlan::Expect(leader) if freed.code.is_io() => LeaderPlan::Version(leader.lver),
+            other if freed.code.is_io() => other,
+            _ if freed.own_missing => LeaderPlan::Keep,
+            _ => return None,
+        };
+        Some(Self {
+            lvb: self.lvb.clone().filter(|_| !freed.marked),
+            own: self.own.or(self.spare),
+            spare: None,
+            leader,
+            ..self.clone()
+        })
+    }
+}
+
 /// What to do about the leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum LeaderPlan {
@@ -56,6 +77,9 @@ pub(super) struct Freed {
     pub(super) leader: Option<Leader>,
     /// Whether our own sector surely says what it should.
     pub(super) own_written: bool,
+    /// Whether our own sector should say something, and perhaps does not: then
+    /// another host that writes the leader for us would bind us to it.
+    pub(super) own_missing: bool,
     /// Whether the mark was asked for: from then on the lease value block may
     /// be another's, and is not written again.
     pub(super) marked: bool,
@@ -303,6 +327,7 @@ impl Freeing {
             code,
             leader,
             own_written: self.plan.own.is_some() && self.own_result().is_ok(),
+            own_missing: self.own_result().is_err(),
             marked: self.step != Step::Lvb,
         })
     }
@@ -415,13 +440,12 @@ impl Cleanup {
             return;
         };
         if let Some(freed) = freeing.on_round(us, target, desk, purpose, tally) {
-            if freed.marked {
-                self.plan.lvb = None;
-            }
-            if freed.code.is_io() {
-                self.pause(desk);
-            } else {
-                self.turn = Turn::Ended;
+            match self.plan.rest(&freed) {
+                Some(rest) => {
+                    self.plan = rest;
+                    self.pause(desk);
+                }
+                None => self.turn = Turn::Ended,
             }
         }
     }

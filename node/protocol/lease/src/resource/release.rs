@@ -122,23 +122,9 @@ impl Release {
             seen: freed.leader,
             ..Outcome::new(freed.code)
         });
-        self.stage = if freed.code.is_io() {
-            // The leader may have changed by our own, late write: from now on
-            // the version tells whether it is still ours to free.
-            let leader = match self.plan.leader {
-                LeaderPlan::Expect(leader) => LeaderPlan::Version(leader.lver),
-                other => other,
-            };
-            let plan = Plan {
-                leader,
-                own: self.plan.own.or(self.plan.spare),
-                spare: None,
-                lvb: self.plan.lvb.clone().filter(|_| !freed.marked),
-                ..self.plan.clone()
-            };
-            Stage::Cleaning(Cleanup::after_failure(plan, &self.desk))
-        } else {
-            Stage::Done
+        self.stage = match self.plan.rest(&freed) {
+            Some(rest) => Stage::Cleaning(Cleanup::after_failure(rest, &self.desk)),
+            None => Stage::Done,
         };
     }
 

@@ -82,6 +82,8 @@ pub(super) struct Phase {
     pub(super) max_lver: u64,
     /// Hosts with a shared mark.
     pub(super) shared: HostSet,
+    /// A block's checksum is wrong.
+    pub(super) damaged: bool,
 }
 
 /// Sectors of hosts with anything in them, with their index; almost all of a
@@ -133,6 +135,7 @@ pub(super) fn phase(
             continue;
         };
         if dblock.verify().is_err() {
+            seen.damaged = true;
             continue;
         }
         seen.max_mbal = seen.max_mbal.max(dblock.mbal);

@@ -190,7 +190,7 @@ impl Acquire {
                 self.finish(Code::OK);
             }
             After::GoShared => self.fail(freed.code),
-            After::Refuse if freed.code.is_io() => self.fail(Code::EAGAIN),
+            After::Refuse if freed.code.is_io() || freed.own_missing => self.fail(Code::EAGAIN),
             After::Refuse => {
                 self.proposed = None;
                 self.fail(Code::EAGAIN);
