@@ -302,6 +302,44 @@ fn a_node_serves_leases_of_its_own_lockspace_and_ends_in_order() {
 }
 
 #[test]
+fn without_privileges_it_still_ends_what_roots_processes_hold() {
+    let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
+    let open_to_all = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("its mode");
+    };
+    open_to_all(dir.path(), 0o755);
+    let path = file(&dir, "disk", 3);
+    open_to_all(&path, 0o666);
+    let daemon = Daemon::start_as_nobody("hostA");
+    let ids = |pid: u32, key: &str| -> Vec<String> {
+        let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("runs");
+        let line = text.lines().find_map(|line| line.strip_prefix(key));
+        line.expect("a line")
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect()
+    };
+    let nobody = fs::metadata(daemon.socket()).expect("a socket");
+    let uid = std::os::unix::fs::MetadataExt::uid(&nobody).to_string();
+    assert_ne!(uid, "0");
+    assert_eq!(ids(daemon.pid(), "Uid:"), vec![uid; 4]);
+    assert!(!ids(daemon.pid(), "Gid:").contains(&"0".to_owned()));
+    assert!(!ids(daemon.pid(), "Groups:").contains(&"0".to_owned()));
+    let text = daemon.status(1)[0].text.clone();
+    let helper = text
+        .split(' ')
+        .find_map(|key| key.strip_prefix("helper_pid="));
+    let helper: u32 = helper.expect("a pid").parse().expect("a number");
+    assert_eq!(ids(helper, "Uid:"), vec!["0"; 4]);
+    assert_eq!(ids(helper, "Groups:"), Vec::<String>::new());
+    daemon.init(&path, 1);
+    assert_eq!(daemon.add(&lockspace(&path, 1)), 0);
+    let mut user = User::start(&daemon, &path, 1, &PLAIN);
+    assert_eq!(daemon.rem(&lockspace(&path, 1)), 0);
+    assert_eq!(user.end(), Some(9));
+}
+
+#[test]
 fn a_helper_that_dies_is_replaced() {
     let dir = disk_dir();
     let path = file(&dir, "disk", 3);

@@ -7,7 +7,7 @@ use sanlock_wire::{
 };
 
 use super::client::Killpath;
-use super::{Daemon, helper};
+use super::{Daemon, helper, now};
 use crate::resources::{ClientId, Input, Patience, Process};
 
 /// A flag of our own in `ACQUIRE`: stand in line for leases that other
@@ -49,7 +49,11 @@ impl Daemon {
             }
             Incoming::Dropped(_, reason) => {
                 self.refused += 1;
-                self.log.error(format_args!("{client} ignored: {reason}"));
+                if let Some(unsaid) = self.rubbish.allows(now().boottime) {
+                    self.log.error(format_args!(
+                        "{client} ignored: {reason}; {unsaid} more before"
+                    ));
+                }
                 // Where the next message begins nobody knows; but closing a
                 // registered connection would give its leases away.
                 if !client.registered && matches!(reason, sanlock_wire::Dropped::Magic(_)) {

@@ -120,7 +120,15 @@ impl Daemon {
         true
     }
 
-    fn log_line(&self, line: &Line) {
+    fn log_line(&mut self, line: &Line) {
+        let unsaid = match self.chatter.allows(now().boottime) {
+            None => return,
+            Some(unsaid) => unsaid,
+        };
+        if unsaid > 0 {
+            self.log
+                .warn(format_args!("{unsaid} lines about leases left out"));
+        }
         let space = line.space.map(|id| id.0);
         let text = format_args!("{}{}", Place(space, line.resource), line.text);
         match line.level {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use lease::Monotonic;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::options::Options;
@@ -43,6 +44,44 @@ pub(crate) enum Level {
     Info = 6,
     /// Activity.
     Debug = 7,
+}
+
+/// How often something is worth a line that anybody can cause as often as
+/// they like.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    per_second: u32,
+    /// The second that is counted in.
+    second: u64,
+    said: u32,
+    unsaid: u64,
+}
+
+impl Limit {
+    /// So many lines a second.
+    pub(crate) fn new(per_second: u32) -> Self {
+        Self {
+            per_second,
+            second: 0,
+            said: 0,
+            unsaid: 0,
+        }
+    }
+
+    /// Whether a line may be said at `now`, and how many were not said before
+    /// it.
+    pub(crate) fn allows(&mut self, now: Monotonic) -> Option<u64> {
+        if now.seconds() != self.second {
+            self.second = now.seconds();
+            self.said = 0;
+        }
+        if self.said >= self.per_second {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said += 1;
+        Some(std::mem::take(&mut self.unsaid))
+    }
 }
 
 /// Where lines go. Cheap to clone; never waits for a sink.
@@ -355,6 +394,16 @@ mod tests {
         assert_eq!(date(0), (1970, 1, 1));
         assert_eq!(date(11_016), (2000, 2, 29));
         assert_eq!(date(20_778), (2026, 11, 21));
+    }
+
+    #[test]
+    fn what_anybody_can_cause_is_said_ten_times_a_second() {
+        let mut limit = Limit::new(10);
+        let at = |ms| Monotonic(0).plus_ms(ms);
+        let said = (0..500).filter(|_| limit.allows(at(7_100)).is_some());
+        assert_eq!(said.count(), 10);
+        assert_eq!(limit.allows(at(8_000)), Some(490));
+        assert_eq!(limit.allows(at(8_001)), Some(0));
     }
 
     #[test]

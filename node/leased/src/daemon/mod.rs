@@ -57,7 +57,7 @@ use self::disks::Disks;
 use self::helper::Helper;
 use self::jobs::Jobs;
 use self::lifecycle::Shutdown;
-use self::log::Log;
+use self::log::{Limit, Log};
 use self::poller::{Poller, Ready, Source};
 use self::spaces::Spaces;
 use self::storing::Stored;
@@ -155,6 +155,12 @@ struct Daemon {
     /// Messages not understood, connections refused or closed for what they
     /// sent.
     refused: u64,
+    /// Of lines about messages not understood.
+    rubbish: Limit,
+    /// Of lines about connections refused.
+    crowd: Limit,
+    /// Of lines about leases.
+    chatter: Limit,
 }
 
 /// Both clocks.
@@ -255,6 +261,9 @@ impl Daemon {
             started: now().boottime,
             requests: 0,
             refused: 0,
+            rubbish: Limit::new(10),
+            crowd: Limit::new(10),
+            chatter: Limit::new(100),
         };
         daemon.announce(locked);
         daemon.join_configured()?;
@@ -365,10 +374,12 @@ impl Daemon {
         let (refused, limit) = self.clients.take_refused();
         if refused > 0 {
             self.refused += refused;
-            self.log.error(format_args!(
-                "{refused} connections refused: {} are open, the limit is {limit}",
-                self.clients.len()
-            ));
+            if self.crowd.allows(at).is_some() {
+                self.log.error(format_args!(
+                    "{refused} connections refused: {} are open, the limit is {limit}",
+                    self.clients.len()
+                ));
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -102,12 +102,14 @@ pub(crate) fn background(options: &Options) -> Result<Role, DaemonError> {
 /// Tells whoever waits that connections are accepted.
 pub(crate) fn ready(options: &Options, log: &Log) {
     if options.is_quiet() {
-        // The caller may have been killed meanwhile.
-        io::stdout().write_all(b"1").ok();
-        io::stdout().flush().ok();
+        let caller = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3);
         if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty()) {
             rustix::stdio::dup2_stdout(&null).ok();
             rustix::stdio::dup2_stderr(&null).ok();
+        }
+        // It may have been killed meanwhile.
+        if let Ok(caller) = caller {
+            rustix::io::write(&caller, b"1").ok();
         }
     }
     if let Some(name) = env::var_os("NOTIFY_SOCKET")

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use disk_format::{HostId, LockspaceName};
 use lease::code::Code;
+use lease::hosts::Hosts;
 use lease::resource::{Observed, Owners, Us};
 use sanlock_wire::{Disk, Header, Rentry, Reply, ReplyBody, Request, RindexFlags, WriteFlags};
 
@@ -122,11 +123,13 @@ impl Daemon {
     }
 
     fn member(&self, space: &Space) -> Option<Member> {
-        let hosts = space.hosts.as_ref()?;
         let snapshot = Snapshot {
             lockspace: space.name,
-            hosts: hosts
-                .seen()
+            // Right after joining nobody was looked at yet.
+            hosts: space
+                .hosts
+                .iter()
+                .flat_map(Hosts::seen)
                 .map(|(host, seen)| (host, Observed::from(&seen)))
                 .collect(),
             valid_until: Arc::clone(&space.valid_until),

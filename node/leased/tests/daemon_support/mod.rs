@@ -119,6 +119,21 @@ impl Daemon {
         daemon
     }
 
+    /// Starts one that changes to a user who may do nothing.
+    pub fn start_as_nobody(host: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let child = sanlock(dir.path())
+            .env("SANLOCK_PRIVILEGED", "1")
+            .args(["daemon", "-D", "-w", "0", "-o", "1", "-e", host])
+            .args(["-U", "nobody", "-G", "nogroup"])
+            .stderr(log_in(dir.path()))
+            .spawn()
+            .expect("starts");
+        let daemon = Self { child, dir };
+        daemon.until_accepts();
+        daemon
+    }
+
     /// Starts one as a node does, with LS of `disk` always joined as host 1.
     pub fn start_node(host: &str, disk: &Path) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
