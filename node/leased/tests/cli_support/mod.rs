@@ -2,10 +2,11 @@
 
 #![allow(
     clippy::unwrap_used,
+    dead_code,
     unreachable_pub,
     missing_docs,
     missing_debug_implementations,
-    reason = "part of a test"
+    reason = "each test file uses its part"
 )]
 
 use std::fmt::Write as _;
