@@ -1,67 +1,12 @@
-//! What our daemon answers to raw messages is what the original answers:
-//! results, second numbers and payloads, for right and for wrong requests.
-//!
-//! Each conversation goes to an original daemon and to ours, over one
-//! connection of its own, and ends with a question that both answer.
+//! What is said to both daemons.
 
-mod cli_support;
-mod support;
-
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::thread;
-
-use cli_support::{Whose, World};
 use sanlock_wire::{
     AcquireFlags, Command, ConfigAction, ConvertFlags, Disk, DiskPath, EventFlags, ForceMode,
-    HEADER_BYTES, Header, HostEvent, InquireFlags, KillpathFlags, Lockspace, Options, Release,
-    Rentry, Reply, ReplyBody, ReplyShape, Request, RequestFlags, Resource, ResourceFlags,
-    RestrictFlags, Rindex, RindexFlags, Target, parse_name,
+    Header, HostEvent, InquireFlags, KillpathFlags, Lockspace, Options, Release, Rentry, Request,
+    RequestFlags, Resource, ResourceFlags, RestrictFlags, Rindex, RindexFlags, Target, parse_name,
 };
 
 const THIS: Target = Target::ThisConnection;
-
-/// What one conversation came to: each reply's command and flags, then the
-/// reply.
-type Answers = Vec<(u32, u32, u32, Reply)>;
-
-/// Sends everything at once and takes replies up to that of `VERSION`, or
-/// until the daemon closes.
-fn talk(world: &World, messages: &[Vec<u8>]) -> Answers {
-    let mut socket = UnixStream::connect(world.run_dir.join("sanlock.sock")).unwrap();
-    for message in messages {
-        // A daemon that has closed already has said what it will say.
-        drop(socket.write_all(message));
-    }
-    drop(socket.write_all(&Request::Version.encode()));
-    let mut answers = Vec::new();
-    let mut header = [0; HEADER_BYTES];
-    while socket.read_exact(&mut header).is_ok() {
-        let header = Header::decode(&header);
-        let mut payload = Vec::new();
-        match ReplyShape::of(&header).unwrap() {
-            ReplyShape::Bytes(length) => {
-                // The original counts a payload that it does not send.
-                if header.command() != Some(Command::GetLvb) || header.result() == 0 {
-                    payload.resize(length, 0);
-                    socket.read_exact(&mut payload).unwrap();
-                }
-            }
-            ReplyShape::UntilEnd(_) | ReplyShape::Stream => {}
-        }
-        let reply = Reply::decode(&header, &payload).unwrap();
-        let last = header.command() == Some(Command::Version);
-        answers.push((header.cmd, header.cmd_flags, header.seq, reply));
-        if last || matches!(answers.last(), Some((_, _, _, reply)) if is_stream(reply)) {
-            break;
-        }
-    }
-    answers
-}
-
-fn is_stream(reply: &Reply) -> bool {
-    matches!(reply.body, ReplyBody::Stream { .. })
-}
 
 fn header(command: Command, change: impl FnOnce(&mut Header)) -> Vec<u8> {
     let mut header = Header::request(command);
@@ -70,8 +15,8 @@ fn header(command: Command, change: impl FnOnce(&mut Header)) -> Vec<u8> {
 }
 
 /// The disk of the two daemons, and requests about it.
-struct About {
-    path: DiskPath,
+pub(crate) struct About {
+    pub(crate) path: DiskPath,
 }
 
 impl About {
@@ -151,10 +96,11 @@ fn register() -> Vec<u8> {
     Request::Register.encode()
 }
 
-type Conversation = (&'static str, Vec<Vec<u8>>);
+/// A name and messages.
+pub(crate) type Conversation = (&'static str, Vec<Vec<u8>>);
 
 /// Conversations about what is not there, or not allowed.
-fn refusals(about: &About) -> Vec<Conversation> {
+pub(crate) fn refusals(about: &About) -> Vec<Conversation> {
     let nobody = Target::Pid(99_999_999);
     let unknown = about.lockspace("unknown", 1);
     let resource = about.resource(1);
@@ -398,7 +344,7 @@ fn refusals(about: &About) -> Vec<Conversation> {
 }
 
 /// Conversations about leases of a joined lockspace.
-fn leases(about: &About) -> Vec<Conversation> {
+pub(crate) fn leases(about: &About) -> Vec<Conversation> {
     let [first, second, third] = [1, 2, 3].map(|number| about.resource(number));
     let all = || about.release(Release::All);
     let wrong_version = Resource {
@@ -529,80 +475,4 @@ fn leases(about: &About) -> Vec<Conversation> {
             ],
         ),
     ]
-}
-
-/// One answer on one line.
-fn show((command, flags, seq, reply): &(u32, u32, u32, Reply)) -> String {
-    let body = match &reply.body {
-        ReplyBody::Inquiry { count, text } => {
-            format!("{count} {}", String::from_utf8_lossy(text))
-        }
-        other => format!("{other:?}"),
-    };
-    format!(
-        "{command} flags {flags} seq {seq} result {} {body}",
-        reply.result
-    )
-}
-
-fn compare(original: &World, ours: &World, conversations: fn(&About) -> Vec<Conversation>) {
-    let hold = |world: &World| {
-        let path = world.dir.path().join("img");
-        let path = DiskPath::new(path.to_str().unwrap().as_bytes()).unwrap();
-        let conversations = conversations(&About { path });
-        conversations
-            .into_iter()
-            .map(|(name, messages)| {
-                let dir = world.dir.path().to_str().unwrap();
-                let shown: Vec<String> = talk(world, &messages)
-                    .iter()
-                    .map(|answer| show(answer).replace(dir, "DIR"))
-                    .collect();
-                (name, shown.join("\n"))
-            })
-            .collect::<Vec<_>>()
-    };
-    let (theirs, ours) = thread::scope(|scope| {
-        let theirs = scope.spawn(|| hold(original));
-        let ours = hold(ours);
-        (theirs.join().unwrap(), ours)
-    });
-    for ((name, theirs), (_, ours)) in theirs.iter().zip(&ours) {
-        assert!(!theirs.is_empty(), "{name}: the original said nothing");
-        assert!(
-            theirs == ours,
-            "{name}\n--- original\n{theirs}\n--- ours\n{ours}"
-        );
-    }
-}
-
-fn worlds() -> [World; 2] {
-    [Whose::Original, Whose::Ours].map(|daemon| World::with_daemon(Whose::Ours, daemon))
-}
-
-#[test]
-fn what_is_refused_is_refused_alike() {
-    let [original, ours] = worlds();
-    compare(&original, &ours, refusals);
-}
-
-#[test]
-fn leases_are_given_alike() {
-    let mut worlds = worlds();
-    thread::scope(|scope| {
-        for world in &mut worlds {
-            scope.spawn(|| {
-                world.script(
-                    "init -s LS:1:{img}:0
-                     init -r LS:R1:{img}:1M
-                     init -r LS:R2:{img}:2M
-                     init -r LS:R3:{img}:3M
-                     add^lockspace -s LS:1:{img}:0 -o 3",
-                );
-                assert!(world.transcript.contains("done 0\n=> 0"));
-            });
-        }
-    });
-    let [original, ours] = worlds;
-    compare(&original, &ours, leases);
 }
