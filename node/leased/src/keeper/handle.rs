@@ -32,10 +32,6 @@ const PRIORITY: u8 = 60;
 
 /// For the keeper thread.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would be freed where nothing may be"
-)]
 pub(super) enum Command {
     Join(Box<Space>),
     Leave(SpaceId),

@@ -157,6 +157,10 @@ struct Held {
     watchdog_gone: bool,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would allocate in the renewal path"
+)]
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Waiting {
@@ -188,6 +192,10 @@ enum Patience {
     Extended,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would allocate in the renewal path"
+)]
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Waiting(Option<Failure>),

@@ -112,9 +112,8 @@ impl DeltaLease {
             Ok(record) => {
                 let unchanged = record == watch.record;
                 let surely_dead = watch.since.plus_s(self.take_over_s(&watch.record));
-                if self.is_available(&record) {
-                    self.claim(record, next_generation(&record), look);
-                } else if unchanged && look.since >= surely_dead {
+                let abandoned = unchanged && look.since >= surely_dead;
+                if abandoned || self.is_available(&record) {
                     self.claim(record, next_generation(&record), look);
                 } else if unchanged {
                     let next_look = self.next_look(watch.since, &record);
