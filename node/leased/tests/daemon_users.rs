@@ -235,6 +235,20 @@ fn killpath_runs_once_with_its_arguments_and_who_releases_survives() {
 }
 
 #[test]
+fn a_killpath_that_is_not_there_is_made_up_for_by_a_signal() {
+    let dir = disk_dir();
+    let path = file(&dir, "disk", 3);
+    let daemon = joined(&path);
+    let part = Part {
+        killpath: Some(&dir.path().join("none")),
+        ..PLAIN
+    };
+    let mut user = User::start(&daemon, &path, 1, &part);
+    spoil(&path);
+    assert_eq!(user.end(), Some(15));
+}
+
+#[test]
 fn forced_shutdown_kills_leaves_and_says_when() {
     let dir = disk_dir();
     let path = file(&dir, "disk", 3);

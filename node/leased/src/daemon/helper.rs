@@ -21,10 +21,47 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
 
+use crate::keeper::SpaceId;
+use crate::resources::ClientId;
+
 pub(crate) use message::{Answer, MESSAGE_MAX, Order, Sent};
 
 /// The name by which the program knows that it is the helper.
 pub(crate) const NAME: &str = "sanlock-helper";
+
+/// What an order was for, so that its refusal can be acted upon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tag {
+    /// To signal this connection's process.
+    Signal(ClientId),
+    /// To run its killpath program.
+    Killpath(ClientId),
+    /// To tell the device of a lockspace.
+    Device(SpaceId),
+}
+
+impl Tag {
+    const KINDS: u64 = 3;
+
+    /// As the helper gives it back.
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Signal(client) => client.0 * Self::KINDS,
+            Self::Killpath(client) => client.0 * Self::KINDS + 1,
+            Self::Device(space) => u64::from(space.0) * Self::KINDS + 2,
+        }
+    }
+
+    /// From what the helper gives back.
+    pub(crate) fn of(number: u64) -> Self {
+        let rest = number / Self::KINDS;
+        match number % Self::KINDS {
+            0 => Self::Signal(ClientId(rest)),
+            1 => Self::Killpath(ClientId(rest)),
+            _ => Self::Device(SpaceId(u32::try_from(rest).unwrap_or(u32::MAX))),
+        }
+    }
+}
 
 /// Whether the program was started as the helper.
 #[must_use]

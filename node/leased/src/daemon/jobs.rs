@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use lease::Monotonic;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Threads on one path.
@@ -20,7 +21,9 @@ const PER_PATH_MAX: usize = 4;
 /// Threads of paths that have some already.
 const SHARED_MAX: usize = 64;
 /// Threads in all, hung ones included.
-const THREADS_MAX: usize = 512;
+const THREADS_MAX: usize = 128;
+/// How long to wait when the machine has no thread to give.
+const RETRY_MS: u64 = 100;
 /// Pieces waiting for one path; more are refused.
 const WAITING_MAX: usize = 256;
 /// Deep enough for formatting a path and a syscall.
@@ -41,6 +44,8 @@ pub(crate) struct Jobs<T> {
     sender: Sender<(Arc<[u8]>, T)>,
     receiver: Receiver<(Arc<[u8]>, T)>,
     event: Arc<OwnedFd>,
+    /// The machine had no thread to give; when to ask again.
+    retry_at: Option<Monotonic>,
 }
 
 impl<T: Send + 'static> Jobs<T> {
@@ -55,6 +60,7 @@ impl<T: Send + 'static> Jobs<T> {
             sender,
             receiver,
             event: Arc::new(event),
+            retry_at: None,
         })
     }
 
@@ -92,12 +98,29 @@ impl<T: Send + 'static> Jobs<T> {
         Some(outcome)
     }
 
+    /// When to call [`Self::tick`].
+    pub(crate) fn deadline(&self) -> Option<Monotonic> {
+        self.retry_at
+    }
+
+    /// Starts what found no thread before.
+    pub(crate) fn tick(&mut self, now: Monotonic) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            self.advance_all();
+        }
+    }
+
     fn ended(&mut self, path: &Arc<[u8]>) {
         self.running -= 1;
         if let Some(queue) = self.paths.get_mut(path) {
             queue.running -= 1;
         }
         self.advance(path);
+        self.advance_all();
+    }
+
+    fn advance_all(&mut self) {
         // What waited for any thread at all rather than for its path's.
         let starved: Vec<Arc<[u8]>> = self
             .paths
@@ -126,25 +149,49 @@ impl<T: Send + 'static> Jobs<T> {
                 }
                 return;
             };
-            queue.running += 1;
-            self.running += 1;
-            self.spawn(Arc::clone(path), work);
+            match self.spawn(Arc::clone(path), work) {
+                None => {
+                    self.running += 1;
+                    if let Some(queue) = self.paths.get_mut(path) {
+                        queue.running += 1;
+                    }
+                }
+                Some(work) => {
+                    let now = Monotonic(linux::clock::boottime_ns());
+                    self.retry_at = Some(now.plus_ms(RETRY_MS));
+                    if let Some(queue) = self.paths.get_mut(path) {
+                        queue.waiting.push_front(work);
+                    }
+                    return;
+                }
+            }
         }
     }
 
-    fn spawn(&self, path: Arc<[u8]>, work: Work<T>) {
+    /// Starts a thread; without one to be had the work comes back.
+    fn spawn(&self, path: Arc<[u8]>, work: Work<T>) -> Option<Work<T>> {
         let (sender, event) = (self.sender.clone(), Arc::clone(&self.event));
+        // Left here for the thread, or for us if there is none.
+        let left = Arc::new(Mutex::new(Some(work)));
+        let taken = Arc::clone(&left);
+        let take = |left: &Mutex<Option<Work<T>>>| {
+            left.lock().unwrap_or_else(PoisonError::into_inner).take()
+        };
         let body = move || {
+            let Some(work) = take(&taken) else { return };
             let outcome = work();
             // The loop has ended if nobody listens; a full counter rings, too.
             sender.send((path, outcome)).ok();
             rustix::io::write(&*event, &1u64.to_ne_bytes()).ok();
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("storage".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(body)
-            .expect("a thread: the machine's limit on threads is reached");
+            .spawn(body);
+        match thread {
+            Ok(_) => None,
+            Err(_) => take(&left),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use lease::{IoOutcome as Ended, Now};
 use sanlock_wire::Reply;
 
 use super::disks::{DoneAs, Where};
-use super::helper::{Order, Sent};
+use super::helper::{Order, Sent, Tag};
 use super::{Daemon, Outcome, now};
 use crate::resources::{ClientId, Device, Effect, Input, Level, Line, Signal};
 
@@ -86,7 +86,7 @@ impl Daemon {
             .map_or(0, |client| client.start_time);
         let Ok(pid) = u32::try_from(pid) else { return };
         let order = Order::Signal {
-            tag: u64::from(pid),
+            tag: Tag::Signal(client).number(),
             pid,
             start,
             signal: match signal {
@@ -111,7 +111,7 @@ impl Daemon {
             killpath.path.escape_ascii()
         ));
         let order = Order::Run {
-            tag: u64::from(pid.unwrap_or(0)),
+            tag: Tag::Killpath(id).number(),
             path: &killpath.path,
             arguments: &killpath.arguments,
             pid: pid.filter(|_| may_have_pid && killpath.with_pid),

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use lease::code::Code;
-use sanlock_wire::Reply;
+use sanlock_wire::{Reply, RestrictFlags};
 
 use super::Daemon;
-use super::helper::{Helper, Order};
+use super::helper::{Answer, Helper, Order, Tag};
 use super::killing::Reason;
 use super::poller::Source;
-use crate::resources::ReplyTo;
+use crate::resources::{ReplyTo, Signal};
 
 /// The daemon is ending.
 #[derive(Debug, Default)]
@@ -106,9 +106,7 @@ impl Daemon {
                 Ok(None) => return,
                 Ok(Some(answer)) => {
                     if answer.error != 0 {
-                        let error = std::io::Error::from_raw_os_error(answer.error);
-                        self.log
-                            .warn(format_args!("helper: {}: {error}", answer.tag));
+                        self.on_refusal(answer);
                     }
                 }
                 Err(error) => {
@@ -122,6 +120,26 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// The helper could not do something.
+    fn on_refusal(&mut self, answer: Answer) {
+        let error = std::io::Error::from_raw_os_error(answer.error);
+        let tag = Tag::of(answer.tag);
+        self.log.warn(format_args!("helper: {tag:?}: {error}"));
+        let Tag::Killpath(id) = tag else { return };
+        let Some(client) = self.clients.get_mut(id) else {
+            return;
+        };
+        // What is not to be run is no way to end: signals are left.
+        client.killpath = None;
+        let pid = client.pid;
+        let signal = if client.restricted.has(RestrictFlags::SIGTERM) {
+            Signal::Kill
+        } else {
+            Signal::Term
+        };
+        self.signal(id, pid, signal);
     }
 
     fn restart_helper(&mut self) {

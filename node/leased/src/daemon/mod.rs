@@ -320,6 +320,7 @@ impl Daemon {
             self.resources.deadline(),
             self.spaces.deadline(),
             self.disks.deadline(),
+            self.jobs.deadline(),
             self.status_socket.as_ref().and_then(StatusSocket::deadline),
             self.accept_paused,
         ]
@@ -417,6 +418,7 @@ impl Daemon {
         }
         self.serve_status(at.boottime);
         self.disks.tick(at.boottime);
+        self.jobs.tick(at.boottime);
         if self
             .resources
             .deadline()

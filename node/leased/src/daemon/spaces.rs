@@ -13,7 +13,7 @@ use linux::disk::BlockDevice;
 use linux::ring::Backend;
 use sanlock_wire::{AddFlags, Header, InquireFlags, Lockspace, RemoveFlags, Reply};
 
-use super::helper::Order;
+use super::helper::{Order, Tag};
 use super::killing::Reason;
 use super::options::{MaxSectors, Options};
 use super::space::{Phase, Space};
@@ -458,7 +458,7 @@ impl Daemon {
         };
         if told.is_none() {
             self.order(&Order::MaxSectors {
-                tag: u64::from(id.0),
+                tag: Tag::Device(id).number(),
                 major: rustix::fs::major(stat.st_rdev),
                 minor: rustix::fs::minor(stat.st_rdev),
                 kib,
