@@ -127,6 +127,21 @@ fn a_dead_shared_holder_is_cleared_a_living_one_is_not() {
 }
 
 #[test]
+fn a_living_mark_on_one_disk_saves_the_sector_on_all() {
+    let mut world = World::named(SMALL, 7, "R1", 3).with_hosts(2);
+    world.hold(0, true);
+    let old = world.disks[1][1024..1536].to_vec();
+    let reborn = world.join(1, 2);
+    world.look();
+    world.hold(reborn, true);
+    // The second life's mark never reached the second disk.
+    world.disks[1][1024..1536].copy_from_slice(&old);
+    world.acquire(1, options(false));
+    assert_eq!(world.drain(1).code, Code::EAGAIN);
+    assert_eq!(world.own(1).1, ModeBlock::shared(2));
+}
+
+#[test]
 fn a_mark_of_an_earlier_life_counts_as_dead() {
     let mut world = three();
     world.hold(0, true);

@@ -109,6 +109,8 @@ pub(super) struct Shared {
     pub(super) failed: Option<Code>,
     /// Holders found dead on some disk, the others not yet read.
     pub(super) marked: HostSet,
+    /// Holders found alive on some disk.
+    pub(super) alive: HostSet,
     /// Dead holders whose marks are to be cleared.
     pub(super) dead: HostSet,
 }

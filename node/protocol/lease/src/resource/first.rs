@@ -123,10 +123,11 @@ impl Acquire {
         Ok(())
     }
 
-    /// Step B: free, or left from another life of ours. We hold the host id, so
-    /// every other life of it is over, whatever its generation.
+    /// Step B: free, or left from an earlier life of ours.
     fn may_run(&self, leader: &Leader) -> bool {
-        leader.timestamp == 0 || leader.owner_id == u64::from(self.us.host_id.get())
+        leader.timestamp == 0
+            || (leader.owner_id == u64::from(self.us.host_id.get())
+                && leader.owner_generation <= self.us.generation.0)
     }
 
     /// A version once committed makes every proposal for it history.

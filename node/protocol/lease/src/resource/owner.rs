@@ -176,7 +176,12 @@ impl Acquire {
         let just_seen = owners
             .observed(&self.target.lockspace, watch.owner)
             .is_some_and(|seen| seen.last_live.is_some() && seen.last_live == seen.last_check);
-        if record.timestamp != timestamp || just_seen {
+        // The leader names a newer life of our own host id than the one we lead:
+        // a late claim of ours must have thrown the record back. That other
+        // life cannot renew any more; its end is sure like that of any other.
+        let ours =
+            watch.owner == self.us.host_id && record.owner_generation == self.us.generation.0;
+        if !ours && (record.timestamp != timestamp || just_seen) {
             return self.owner_alive(&watch);
         }
         // Counted to when the reading was asked for: by then at least the

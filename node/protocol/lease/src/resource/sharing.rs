@@ -40,6 +40,7 @@ impl Acquire {
             live: false,
             failed: None,
             marked: HostSet::default(),
+            alive: HostSet::default(),
             dead: HostSet::default(),
         });
         self.look_at_shared();
@@ -110,15 +111,16 @@ impl Acquire {
         }
     }
 
-    /// Every disk has told about a holder.
+    /// Every disk has told about a holder. One disk may still bear the mark of
+    /// an earlier life: a single living mark saves the sector.
     pub(super) fn on_shared_round(&mut self, host: HostId, tally: Tally) {
         if let Stage::Shared(shared) = &mut self.stage {
             if let Err(code) = tally.majority() {
                 shared.failed = Some(code);
-            } else if shared.marked.contains(host) {
-                shared.marked.remove(host);
+            } else if shared.marked.contains(host) && !shared.alive.contains(host) {
                 shared.dead.insert(host);
             }
+            shared.marked.remove(host);
         }
         self.look_at_shared();
     }
@@ -145,6 +147,7 @@ impl Acquire {
             });
         if alive {
             shared.live = true;
+            shared.alive.insert(host);
         } else {
             shared.marked.insert(host);
         }
