@@ -31,6 +31,22 @@
 //! An operation that is not drained may still change the disk: start no other
 //! one on the resource, keep renewing the lockspace, and count it as a user of
 //! the lockspace when deciding whether the watchdog may be called off.
+//!
+//! Where this is stricter than the original, on the same format:
+//! - a write that took too long may land after others have gone on, and throw
+//!   the leader back to an older version. Blocks never go back: a ballot that
+//!   meets a newer block than the leader allows decides that block's version
+//!   again (to the same value) and so mends the leader; a version once given up
+//!   is stepped over and never granted twice;
+//! - a value once accepted stays in our block through later ballots of its
+//!   version, and the mark of having let go through the first phase of the next;
+//! - what a failed operation may have left behind is undone until the disk
+//!   answers, and a shared holder's mark is put back before the leader is freed;
+//! - nobody is dead before a reading, begun after the bound, found nothing new.
+//!
+//! On several disks every decision needs a majority; a shared mark that could
+//! not be removed from one of them keeps others from exclusive use until its
+//! host acquires or releases again. That is safe, and all the format allows.
 
 mod acquire;
 mod ballot;
