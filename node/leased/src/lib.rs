@@ -4,16 +4,18 @@
 //!
 //! What it is: the edges around the `lease` cores. [`keeper`] is the real-time
 //! thread with every delta lease; [`daemon`] answers sanlock's socket, with
-//! [`resources`] as the pure part of it; [`run`] keeps one configured lockspace
-//! and answers [`status_socket`]; [`cli`] is the `sanlock` command line;
+//! [`resources`] as the pure part of it; [`run`] is the same daemon as part of a
+//! node, with a configured lockspace and [`status_socket`]; [`cli`] is the
+//! `sanlock` command line;
 //! [`area`] and [`storage`] make and inspect what is on disk. What it is not: no
 //! protocol decision is made here.
 //!
 //! ```text
-//!   clients ──▶ sanlock.sock ──▶ daemon ──┐
-//!   nodectl, supervisor ──▶ status ──▶ run ──┴─commands─▶ keeper ──▶ ring ──▶ devices
-//!                                          ◀──events───   │ └──▶ wdmd's sockets, without waiting
-//!                                                         └──▶ one thread a lockspace that is being joined
+//!   clients ──▶ sanlock.sock ──┐
+//!   nodectl, supervisor ──▶ status ──┴▶ daemon ──commands─▶ keeper ──▶ ring ──▶ devices
+//!                                       │ │ │   ◀─events──   │ └──▶ wdmd's sockets, without waiting
+//!         leases: resources ◀───────────┘ │ │                └──▶ one thread a lockspace that is being joined
+//!         their I/O: another ring ◀───────┘ └──▶ helper process: signals, killpath
 //! ```
 //!
 //! Invariants: the renewing thread never waits for anything but its deadlines

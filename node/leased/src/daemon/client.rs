@@ -94,6 +94,8 @@ pub(crate) struct Client {
     pub(crate) killpath_run: bool,
     /// By when the rest of a message or the room for a reply must come.
     pub(crate) deadline: Option<Monotonic>,
+    /// When something came last.
+    pub(crate) heard: Monotonic,
     /// Part of a reply was taken since this was last looked at.
     pub(crate) moved: bool,
 }
@@ -142,6 +144,7 @@ impl Client {
             kill_last: None,
             killpath_run: false,
             deadline: None,
+            heard: Monotonic(0),
             moved: false,
         }
     }
@@ -188,6 +191,11 @@ impl Client {
     /// The answer to a message that was left unfinished.
     pub(crate) fn unfinished(&mut self) -> Option<Incoming> {
         self.decoder.end()
+    }
+
+    /// Whether nothing is under way and nothing depends on it.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.registered && self.busy.is_none() && !self.is_stuck()
     }
 
     /// Whether only the other end can get things going again: part of a

@@ -17,6 +17,10 @@ const RESERVED: u64 = 256;
 const CLIENTS_MIN: u64 = 1024;
 /// Connections accepted at a time.
 const ACCEPT_MAX: usize = 64;
+/// Seconds without a word after which a connection may have to go.
+const IDLE_S: u64 = 5;
+/// Connections looked at to find one that may go.
+const IDLE_SEARCH_MAX: usize = 4096;
 /// How long the rest of a message, or room for a reply, may take to come.
 /// Clients that are registered may take for ever: closing one gives its
 /// leases away.
@@ -64,9 +68,14 @@ impl Clients {
         }
     }
 
-    /// Accepts who is waiting. Beyond the limit connections are closed at
-    /// once and counted.
-    pub(crate) fn accept(&mut self, listener: &UnixListener, poller: &Poller) -> Accepted {
+    /// Accepts who is waiting. At the limit the one goes that has been idle
+    /// for longest, or else the new one; both are counted.
+    pub(crate) fn accept(
+        &mut self,
+        listener: &UnixListener,
+        poller: &Poller,
+        now: Monotonic,
+    ) -> Accepted {
         for _ in 0..ACCEPT_MAX {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = match rustix::net::accept_with(listener, flags) {
@@ -80,7 +89,10 @@ impl Clients {
             };
             if self.table.len() >= self.limit {
                 self.refused += 1;
-                continue;
+                match self.idle(now) {
+                    Some(idle) => self.remove(idle, poller),
+                    None => continue,
+                };
             }
             let pid = rustix::net::sockopt::socket_peercred(&socket)
                 .map_or(-1, |peer| peer.pid.as_raw_nonzero().get());
@@ -94,6 +106,16 @@ impl Clients {
                 .insert(ClientId(number), Client::new(socket, pid));
         }
         Accepted::Some
+    }
+
+    /// An old connection that nothing depends on and that has said nothing
+    /// for a while.
+    fn idle(&self, now: Monotonic) -> Option<ClientId> {
+        self.table
+            .iter()
+            .take(IDLE_SEARCH_MAX)
+            .find(|(_, client)| client.is_idle() && client.heard.plus_s(IDLE_S) <= now)
+            .map(|(id, _)| *id)
     }
 
     /// Connections refused since this was last asked, and the limit.
@@ -242,6 +264,7 @@ mod tests {
         listener: UnixListener,
         poller: Poller,
         clients: Clients,
+        now: Monotonic,
     }
 
     fn world() -> World {
@@ -253,6 +276,7 @@ mod tests {
             listener,
             poller: Poller::new().expect("epoll"),
             clients: Clients::new(),
+            now: at(0),
         }
     }
 
@@ -265,10 +289,8 @@ mod tests {
                     .as_pathname()
                     .expect("a path"),
             );
-            assert_eq!(
-                self.clients.accept(&self.listener, &self.poller),
-                Accepted::All
-            );
+            let accepted = self.clients.accept(&self.listener, &self.poller, self.now);
+            assert_eq!(accepted, Accepted::All);
             (stream.expect("connects"), ClientId(self.clients.next - 1))
         }
 
@@ -322,6 +344,25 @@ mod tests {
         client.flush(|_, _| false);
         world.clients.settle(id, at(20));
         assert_eq!(world.clients.deadline(), Some(at(20 + PATIENCE_S)));
+    }
+
+    #[test]
+    fn when_all_places_are_taken_the_longest_idle_connection_goes() {
+        let mut world = world();
+        world.clients.limit = 3;
+        let (_process_end, process) = world.connect();
+        world.clients.register(process, 0);
+        let (_idle_end, idle) = world.connect();
+        let (_other_end, other) = world.connect();
+        let there = |world: &World, id| world.clients.get(id).is_some();
+        world.now = at(IDLE_S - 1);
+        let (_refused_end, _) = world.connect();
+        assert_eq!(world.clients.take_refused(), (1, 3));
+        assert!(there(&world, idle) && there(&world, other));
+        world.now = at(IDLE_S);
+        let (_new_end, new) = world.connect();
+        assert!(there(&world, new) && there(&world, process) && there(&world, other));
+        assert!(!there(&world, idle));
     }
 
     #[test]

@@ -360,7 +360,7 @@ impl Daemon {
         let Some(listener) = &self.listener else {
             return;
         };
-        match self.clients.accept(listener, &self.poller) {
+        match self.clients.accept(listener, &self.poller, at) {
             Accepted::All | Accepted::Some => {}
             Accepted::Exhausted => {
                 // The listener stays readable, which would keep the loop busy.
@@ -377,7 +377,7 @@ impl Daemon {
             self.refused += refused;
             if self.crowd.allows(at).is_some() {
                 self.log.error(format_args!(
-                    "{refused} connections refused: {} are open, the limit is {limit}",
+                    "{refused} connections refused, or idle ones closed for them: {} are open, the limit is {limit}",
                     self.clients.len()
                 ));
             }
@@ -484,7 +484,7 @@ impl Daemon {
                 break;
             }
             match client.read() {
-                Got::Bytes => {}
+                Got::Bytes => client.heard = now().boottime,
                 Got::Nothing => break,
                 Got::End => {
                     if let Some(message) = client.unfinished() {
