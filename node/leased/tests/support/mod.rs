@@ -9,6 +9,10 @@
     reason = "each test file uses its part"
 )]
 
+pub mod client;
+pub mod guest;
+pub mod host;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
