@@ -1,22 +1,20 @@
 //! One lockspace: its core, what is in flight for it, and how far it has come.
 
+mod guard;
+mod io;
+mod telling;
+
 use std::sync::Arc;
 use std::sync::mpsc::TrySendError;
 
-use disk_format::{Generation, HostBitmap, HostExtras, delta};
+use disk_format::{HostBitmap, HostExtras};
 use heapless::{Deque, Vec};
 use lease::code::Code;
-use lease::hosts::{self, Hosts};
-use lease::{
-    Config, DeltaLease, Effect, Input, IoId, IoOutcome, Monotonic, Record, State, Status, timings,
-};
-use linux::disk::{AlignedBuffer, IoError};
-use linux::ring::Operation;
+use lease::{Config, DeltaLease, Effect, Input, Monotonic, State, Status, timings};
+use linux::disk::AlignedBuffer;
 
 use super::journal::What;
 use super::opening::{Opened, Outcome, Task, Tasks};
-use super::outbox::Message;
-use super::pool::Extent;
 use super::status::{self, Board, Joining};
 use super::worker::Edges;
 use super::{Event, Join, SpaceId, now};
@@ -25,8 +23,6 @@ use crate::watchdog::Watchdog;
 /// Requests for our own sector in flight at most: one that hangs, and a fresh
 /// one.
 pub(super) const SECTORS: usize = 2;
-/// The same for readings of the area.
-const READINGS: usize = 2;
 /// Events that wait because the owner takes none; the oldest that others make
 /// up for goes first.
 const EVENTS_MAX: usize = 8;
@@ -37,45 +33,8 @@ const RETRY_MS: u64 = 20;
 /// Beyond 2T: the time an attempt that is not persistent may take to open
 /// device and watchdog, seconds.
 const OPENING_S: u64 = 15;
-/// One in so many readings is of the whole area; the others end with the first
-/// hosts, if nobody was ever seen beyond. A host that appears beyond has its
-/// record there for 2T before it can call us, and its call stays for 6T: a
-/// whole reading every 6T finds it, and those that follow find its call.
-const WHOLE_EVERY: u32 = 3;
 /// What an error without a number of its own is told as.
 const EIO: i32 = 5;
-
-/// A request of ours in the ring.
-#[derive(Debug, Clone, Copy)]
-struct Flight {
-    token: u64,
-    io: IoId,
-    kind: Kind,
-    since: Monotonic,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Reading our sector.
-    Own,
-    /// Writing it.
-    Write,
-    /// Reading a part of the area.
-    Part(usize),
-}
-
-/// The reading of the area the core waits for.
-#[derive(Debug)]
-struct Reading {
-    io: IoId,
-    extent: Extent,
-    /// The part that is read, or waits for a buffer.
-    part: usize,
-    /// Since when it waits.
-    waiting: Option<Monotonic>,
-    /// Our own sector, out of its part.
-    own: Record,
-}
 
 /// How a lockspace is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,9 +76,9 @@ pub(super) struct Space {
     registering: bool,
     opened: Option<Box<Opened>>,
     sectors: Vec<AlignedBuffer, SECTORS>,
-    flights: Vec<Flight, { SECTORS + READINGS }>,
+    flights: Vec<io::Flight, { io::FLIGHTS }>,
     next_token: u32,
-    reading: Option<Reading>,
+    reading: Option<io::Reading>,
     /// Readings since the last of the whole area; `None`: there was none.
     short_readings: Option<u32>,
     /// Where in the area the last sector ends that was ever acquired.
@@ -209,11 +168,12 @@ impl Space {
         }
     }
 
-    /// How it ended; `None`: with an expiry standing, and perhaps with users.
+    /// How it ended; `None`: with an expiry standing, and perhaps with users, or
+    /// without ever having been held.
     pub(super) fn manner(&self) -> Option<Manner> {
         if self.lease.is_uncertain() {
             Some(Manner::Uncertain)
-        } else if self.told.lost.is_none() || self.wanted == Wanted::Abandoned {
+        } else if self.is_held() && (self.told.lost.is_none() || self.wanted == Wanted::Abandoned) {
             Some(Manner::Over)
         } else {
             None
@@ -230,14 +190,9 @@ impl Space {
         self.told.over && self.flights.is_empty() && self.events.is_empty() && !self.uncleared
     }
 
+    /// Whether its lease was ever held.
     pub(super) fn is_held(&self) -> bool {
         self.told.joined
-    }
-
-    /// Since when a reading waits for a buffer.
-    pub(super) fn waiting(&self) -> Option<(Extent, Monotonic)> {
-        let reading = self.reading.as_ref()?;
-        Some((reading.extent, reading.waiting?))
     }
 
     /// When to look at it again at the latest.
@@ -347,139 +302,6 @@ impl Space {
         self.back_off_s = (self.back_off_s * 2).min(BACK_OFF_S.1);
     }
 
-    /// Takes in the end of a request of ours.
-    pub(super) fn complete(
-        &mut self,
-        edges: &mut Edges,
-        token: u64,
-        result: Result<(), IoError>,
-        buffer: AlignedBuffer,
-    ) {
-        let Some(at) = self.flights.iter().position(|flight| flight.token == token) else {
-            return;
-        };
-        let flight = self.flights.swap_remove(at);
-        if let Kind::Part(part) = flight.kind {
-            return self.complete_part(edges, flight, part, result, buffer);
-        }
-        let outcome = match result {
-            Ok(()) if flight.kind == Kind::Write => IoOutcome::Written,
-            Ok(()) => IoOutcome::Read(&buffer),
-            Err(error) => failure(error),
-        };
-        self.lease.handle(now(), Input::Io(flight.io, outcome));
-        // Each in flight was taken from there.
-        self.sectors.push(buffer).ok();
-        self.perform(edges);
-    }
-
-    fn complete_part(
-        &mut self,
-        edges: &mut Edges,
-        flight: Flight,
-        part: usize,
-        result: Result<(), IoError>,
-        buffer: AlignedBuffer,
-    ) {
-        let read_at = now();
-        let current = self
-            .reading
-            .as_mut()
-            .filter(|reading| reading.io == flight.io);
-        let (Some(reading), Some(opened)) = (current, &self.opened) else {
-            // The core has given it up: what it says is too old to be told.
-            return edges.take_back(buffer, read_at.boottime);
-        };
-        if let Err(error) = result {
-            self.reading = None;
-            edges.take_back(buffer, read_at.boottime);
-            return self.tell(edges, Input::Io(flight.io, failure(error)));
-        }
-        let place = self.join.host_id.index() * opened.geometry.sector_bytes();
-        if place / Hosts::PART_BYTES == part
-            && let Some(own) = buffer[place % Hosts::PART_BYTES..].first_chunk()
-        {
-            reading.own = *own;
-        }
-        let parts = match reading.extent {
-            Extent::Short => 1,
-            Extent::Part => {
-                usize::try_from(opened.geometry.align_size()).unwrap_or(0) / Hosts::PART_BYTES
-            }
-        };
-        if reading.extent == Extent::Part {
-            let used = hosts::used_bytes(opened.geometry, part, &buffer);
-            if part == 0 {
-                self.used_bytes = 0;
-            }
-            self.used_bytes = self.used_bytes.max(used);
-        }
-        let event = Event::Area {
-            geometry: opened.geometry,
-            part,
-            buffer,
-            asked: flight.since,
-            read_at,
-        };
-        // Whoever has just joined knows nothing of others before the first
-        // renewal; whoever waits for a host id wants to know why.
-        let wanted = self.told.joined || self.join.persistent;
-        edges.lend(self.join.id, event, wanted);
-        if part + 1 < parts {
-            reading.part = part + 1;
-            reading.waiting = Some(read_at.boottime);
-        } else {
-            let own = reading.own;
-            self.short_readings = match (reading.extent, self.short_readings) {
-                (Extent::Short, Some(count)) => Some(count + 1),
-                (Extent::Short, None) | (Extent::Part, _) => Some(0),
-            };
-            self.reading = None;
-            self.tell(edges, Input::Io(flight.io, IoOutcome::Read(&own)));
-        }
-    }
-
-    /// Reads the next part into a buffer that has become free.
-    pub(super) fn read_part(&mut self, edges: &mut Edges, buffer: AlignedBuffer) {
-        let Some(reading) = &mut self.reading else {
-            return edges.take_back(buffer, now().boottime);
-        };
-        reading.waiting = None;
-        let (io, part) = (reading.io, reading.part);
-        let offset = self.join.offset + byte_offset(part * Hosts::PART_BYTES);
-        self.submit(
-            edges,
-            io,
-            Kind::Part(part),
-            Operation::Read { offset },
-            buffer,
-        );
-    }
-
-    fn submit(
-        &mut self,
-        edges: &mut Edges,
-        io: IoId,
-        kind: Kind,
-        operation: Operation,
-        buffer: AlignedBuffer,
-    ) {
-        let Some(opened) = &self.opened else { return };
-        let token = u64::from(self.join.id.0) << 32 | u64::from(self.next_token);
-        self.next_token = self.next_token.wrapping_add(1);
-        let flight = Flight {
-            token,
-            io,
-            kind,
-            since: now().boottime,
-        };
-        assert!(
-            self.flights.push(flight).is_ok(),
-            "every request has a buffer, and there is room for all"
-        );
-        edges.ring.submit(token, &opened.device, operation, buffer);
-    }
-
     fn perform(&mut self, edges: &mut Edges) {
         loop {
             while let Some(note) = self.lease.next_note() {
@@ -512,128 +334,6 @@ impl Space {
                 }
                 Effect::WatchdogClear => self.clear_watchdog(edges),
             }
-        }
-    }
-
-    /// Reads or writes our own sector; without a buffer it is not started.
-    fn own_sector(&mut self, edges: &mut Edges, io: IoId, write: Option<(Monotonic, &Record)>) {
-        let (Some(opened), Some(mut buffer)) = (&self.opened, self.sectors.pop()) else {
-            return self
-                .lease
-                .handle(now(), Input::Io(io, IoOutcome::NotStarted));
-        };
-        let place = self.join.host_id.index() * opened.geometry.sector_bytes();
-        let offset = self.join.offset + byte_offset(place);
-        let (kind, operation) = match write {
-            None => (Kind::Own, Operation::Read { offset }),
-            Some((not_after, record)) => {
-                // The rest of a 4096-byte sector is zero.
-                buffer.fill(0);
-                buffer[..delta::RECORD_BYTES].copy_from_slice(record);
-                let not_after_ns = Some(not_after.0);
-                let operation = Operation::Write {
-                    offset,
-                    not_after_ns,
-                };
-                (Kind::Write, operation)
-            }
-        };
-        self.submit(edges, io, kind, operation, buffer);
-    }
-
-    /// How much the next reading is to read.
-    fn extent(&self) -> Extent {
-        let due = !self.told.joined
-            || self
-                .short_readings
-                .is_none_or(|count| count + 1 >= WHOLE_EVERY);
-        let sector_bytes = self
-            .opened
-            .as_ref()
-            .map_or(0, |opened| opened.geometry.sector_bytes());
-        let own = (self.join.host_id.index() + 1) * sector_bytes;
-        if due || self.used_bytes.max(own) > Extent::Short.bytes() {
-            Extent::Part
-        } else {
-            Extent::Short
-        }
-    }
-
-    /// Begins a reading, which waits for a buffer.
-    fn read_area(&mut self, io: IoId) {
-        let in_flight = self
-            .flights
-            .iter()
-            .filter(|flight| matches!(flight.kind, Kind::Part(_)))
-            .count();
-        if in_flight >= READINGS || self.opened.is_none() {
-            return self
-                .lease
-                .handle(now(), Input::Io(io, IoOutcome::NotStarted));
-        }
-        self.reading = Some(Reading {
-            io,
-            extent: self.extent(),
-            part: 0,
-            waiting: Some(now().boottime),
-            own: [0; delta::RECORD_BYTES],
-        });
-    }
-
-    fn register(&mut self, renewal_s: u64, expire_s: u64) {
-        let handed = match (&self.watchdog, &self.tasks) {
-            (Some(watchdog), Some(tasks)) if !self.opening && !self.registering => {
-                let watchdog = Arc::clone(watchdog);
-                let task = Task::Register {
-                    watchdog,
-                    renewal_s,
-                    expire_s,
-                };
-                tasks.try_send(task).is_ok()
-            }
-            _ => false,
-        };
-        if handed {
-            self.registering = true;
-        } else {
-            self.lease.handle(now(), Input::WatchdogRegistered(false));
-        }
-    }
-
-    /// Sends the latest expiry, if it has not been sent.
-    fn resend(&mut self, edges: &mut Edges) {
-        let (Some((renewal_s, expire_s)), Some(watchdog)) = (self.unsent, &self.watchdog) else {
-            return;
-        };
-        match watchdog.update(renewal_s, expire_s) {
-            Ok(()) => self.unsent = None,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                self.unsent = None;
-                let error = error.raw_os_error().unwrap_or(EIO);
-                edges
-                    .journal
-                    .tell(&self.join, What::WatchdogUnreachable(error));
-                self.lease.handle(now(), Input::WatchdogGone);
-            }
-        }
-    }
-
-    /// The orderly end of a registration; the connection goes with it.
-    fn clear_watchdog(&mut self, edges: &mut Edges) {
-        self.unsent = None;
-        self.uncleared = false;
-        if let Some(watchdog) = &self.watchdog
-            && let Err(error) = watchdog.clear()
-        {
-            if error.kind() == std::io::ErrorKind::WouldBlock {
-                self.uncleared = true;
-                return;
-            }
-            let error = error.raw_os_error().unwrap_or(EIO);
-            edges
-                .journal
-                .tell(&self.join, What::WatchdogUnreachable(error));
         }
     }
 
@@ -748,160 +448,4 @@ impl Space {
             }
         }
     }
-
-    fn tell_held(&mut self, status: &Status) {
-        self.back_off_s = BACK_OFF_S.0;
-        if !self.told.joined
-            && let (Some(opened), Some(claim)) = (&self.opened, self.lease.stamped())
-        {
-            self.told.joined = true;
-            // The owner has seen nothing of the others yet.
-            self.short_readings = None;
-            self.tasks = None;
-            let event = Event::Joined {
-                geometry: opened.geometry,
-                generation: status.generation.unwrap_or(Generation(0)),
-                device: Arc::clone(&opened.device),
-                timestamp_s: claim.0,
-                submitted: claim.1,
-            };
-            self.event(event);
-        }
-        let failing = status.state == State::Failing;
-        if failing && !self.told.failing {
-            self.event(Event::Failing);
-        }
-        self.told.failing = failing;
-    }
-
-    fn tell_lost(&mut self, status: &Status) {
-        let code = status.loss.map_or(Code::ERROR, |loss| loss.code());
-        if self.told.lost.is_none() {
-            self.told.lost = Some(code);
-            self.event(Event::Lost {
-                code,
-                last_success: status.last_renewal.unwrap_or(self.began),
-            });
-        }
-        match self.wanted {
-            Wanted::Kept => {}
-            Wanted::Left => self.finish(code, None),
-            Wanted::Abandoned => self.finish(Code::OK, None),
-        }
-    }
-
-    fn tell_released(&mut self) {
-        if self.busy {
-            let (id, path) = (self.join.host_id, self.join.path.display());
-            let reason = format!(
-                "{path}: host id {id} is held by another host, which is alive; use another host id, or stop that host"
-            );
-            self.finish(Code::HOSTID_BUSY, Some(reason.into()));
-        } else {
-            self.finish(Code::OK, None);
-        }
-    }
-
-    fn tell_renewals(&mut self) {
-        let status = self.lease.status();
-        if let Some(renewal) = status.latest_renewal
-            && status.renewals != self.told.renewals
-        {
-            self.event(Event::Renewed(renewal));
-        }
-        self.told.renewals = status.renewals;
-        if let Some(trouble) = status.trouble
-            && status.renewal_failures > self.told.failures
-        {
-            self.event(Event::RenewalFailed {
-                code: trouble.code(),
-                attempts: status.renewal_failures - self.told.failures,
-            });
-        }
-        self.told.failures = status.renewal_failures;
-    }
-
-    /// The last event: the lockspace is forgotten with it. A join that was
-    /// given up on request has no reason of its own.
-    fn finish(&mut self, code: Code, reason: Option<Arc<str>>) {
-        if self.told.over {
-            return;
-        }
-        self.told.over = true;
-        self.reading = None;
-        let lost = self.told.lost.is_some();
-        let event = match reason {
-            _ if self.told.joined || lost || self.join.persistent => Event::Left { code },
-            Some(reason) => Event::JoinFailed { code, reason },
-            None => Event::JoinFailed {
-                code: Code::ERROR,
-                reason: Arc::from("joining was given up on request"),
-            },
-        };
-        self.event(event);
-    }
-
-    fn event(&mut self, event: Event) {
-        if self.events.is_full() {
-            // Whoever takes no events for so long learns of renewals from the
-            // status.
-            let mut kept = Deque::<Event, EVENTS_MAX>::new();
-            while let Some(event) = self.events.pop_front() {
-                let made_up_for = matches!(
-                    event,
-                    Event::Renewed(_) | Event::RenewalFailed { .. } | Event::Failing
-                );
-                if !made_up_for {
-                    kept.push_back(event).ok();
-                }
-            }
-            self.events = kept;
-        }
-        assert!(
-            self.events.push_back(event).is_ok(),
-            "few events of a lockspace must be told, each once"
-        );
-    }
-
-    fn deliver(&mut self, edges: &mut Edges) {
-        while let Some(event) = self.events.pop_front() {
-            match edges.outbox.put(Message::Event(self.join.id, event)) {
-                Ok(()) => {}
-                Err(Message::Event(_, event)) => {
-                    // It was just taken from there.
-                    self.events.push_front(event).ok();
-                    return;
-                }
-                Err(Message::Gone(_) | Message::Unclaimed(_)) => return,
-            }
-        }
-    }
-
-    fn publish(&mut self) {
-        self.published = match self.board.try_write() {
-            None => false,
-            Some(mut board) => {
-                board.lease = self.lease.status();
-                board.joining.clone_from(&self.joining);
-                if let Some(opened) = &self.opened {
-                    board.geometry = Some(opened.geometry);
-                    board.request_kib = opened.request_kib;
-                }
-                true
-            }
-        };
-    }
-}
-
-fn failure(error: IoError) -> IoOutcome<'static> {
-    match error {
-        IoError::Expired => IoOutcome::NotStarted,
-        IoError::Os(error) => IoOutcome::Failed(error),
-        IoError::Short(_) => IoOutcome::Failed(EIO),
-    }
-}
-
-/// usize is 64 bits wide on every machine this runs on.
-fn byte_offset(bytes: usize) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX)
 }

@@ -242,8 +242,13 @@ impl Worker {
         self.dues.remove(at);
         let space = self.spaces.remove(at);
         let join = Arc::clone(space.join());
-        self.ended.retain(|(other, _)| !same_area(other, &join));
-        if let Some(manner) = space.manner() {
+        // One that never held anything says nothing of what was there before:
+        // perhaps clients of a daemon that was killed.
+        let manner = space.manner();
+        if space.is_held() || manner.is_some() {
+            self.ended.retain(|(other, _)| !same_area(other, &join));
+        }
+        if let Some(manner) = manner {
             if self.ended.len() == ENDED_MAX {
                 self.ended.remove(0);
             }

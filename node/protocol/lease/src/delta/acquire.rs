@@ -27,9 +27,7 @@ impl DeltaLease {
 
     pub(super) fn on_first(&mut self, read: Pending, outcome: IoOutcome<'_>) {
         match self.own_record(outcome) {
-            Ok(record) if self.is_available(&record) => {
-                self.claim(record, next_generation(&record), read)
-            }
+            Ok(record) if self.is_available(&record) => self.claim(record, read),
             Ok(record) => self.watch(record, false),
             Err(failure) => self.fail(failure),
         }
@@ -114,7 +112,7 @@ impl DeltaLease {
                 let surely_dead = watch.since.plus_s(self.take_over_s(&watch.record));
                 let abandoned = unchanged && look.since >= surely_dead;
                 if abandoned || self.is_available(&record) {
-                    self.claim(record, next_generation(&record), look);
+                    self.claim(record, look);
                 } else if unchanged {
                     let next_look = self.next_look(watch.since, &record);
                     self.stage = Stage::Watching(Watch {
@@ -142,7 +140,7 @@ impl DeltaLease {
     }
 
     /// Writes our claim over `found`, as it was read by `read`.
-    fn claim(&mut self, found: Leader, generation: Generation, read: Pending) {
+    fn claim(&mut self, found: Leader, read: Pending) {
         let t = self.config.io_timeout_s;
         let not_after = read.since.plus_s(timings::io_s(t));
         if self.now.boottime > not_after {
@@ -151,7 +149,7 @@ impl DeltaLease {
         let settle_s = timings::settle_s(self.io_timeout_of(&found).max(t));
         let record = Leader {
             owner_id: u64::from(self.config.host_id.get()),
-            owner_generation: generation.0,
+            owner_generation: next_generation(&found).0,
             resource_name: *self.config.host_name.field(),
             timestamp: self.timestamp(),
             io_timeout: u16::from(t),
@@ -199,11 +197,10 @@ impl DeltaLease {
         match self.own_record(outcome) {
             Err(failure) => self.fail(failure),
             // A previous holder with a longer timeout made us wait so long that
-            // our own lease would soon expire: once more, with our own. It is
-            // still the same acquisition, so the generation stays.
+            // our own lease would soon expire: once more, with our own. Others
+            // may by then think the first claim's generation dead.
             Ok(record) if record == claim.record && self.is_stale(&claim) => {
-                let generation = Generation(record.owner_generation);
-                self.claim(record, generation, look);
+                self.claim(record, look);
             }
             Ok(record) if record == claim.record => self.register(claim),
             // Another host was faster, or slower: its record is there now.
