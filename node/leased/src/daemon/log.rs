@@ -2,7 +2,7 @@
 //! that writes file, standard error and the system's log, any of which may
 //! hang without anybody else noticing.
 //!
-//! A line is `YYYY-MM-DD HH:MM:SS <mono> [<tid>]: message`, in UTC.
+//! A line is `YYYY-MM-DD HH:MM:SS <mono> [<tid>]: message`.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};
@@ -16,6 +16,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lease::Monotonic;
+use linux::clock::Calendar;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::options::Options;
@@ -93,6 +94,7 @@ struct Inner {
     ring: Mutex<Ring>,
     lines: SyncSender<Entry>,
     dropped: AtomicU64,
+    utc: bool,
     unstarted: Mutex<Option<(Sinks, Receiver<Entry>)>>,
 }
 
@@ -130,6 +132,7 @@ impl Log {
             ring: Mutex::default(),
             lines: sender,
             dropped: AtomicU64::new(0),
+            utc: options.logfile_use_utc,
             unstarted: Mutex::new(Some((Sinks::open(options), receiver))),
         }))
     }
@@ -166,7 +169,7 @@ impl Log {
     /// Leaves a line about the daemon as a whole.
     pub(crate) fn say(&self, level: Level, message: fmt::Arguments<'_>) {
         let mut line = String::with_capacity(160);
-        stamp(&mut line);
+        stamp(&mut line, self.0.utc);
         let start = line.len();
         // Writing to a string does not fail.
         line.write_fmt(message).ok();
@@ -178,6 +181,14 @@ impl Log {
         line.push('\n');
         let line: Arc<str> = line.into();
         self.ring().push(Arc::clone(&line));
+        let dropped = self.0.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let told: Arc<str> = format!("{dropped} lines were not written here\n").into();
+            let entry = Entry::Line(Level::Warning, told);
+            if self.0.lines.try_send(entry).is_err() {
+                self.0.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
         match self.0.lines.try_send(Entry::Line(level, line)) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => {}
             Err(TrySendError::Full(_)) => {
@@ -347,23 +358,46 @@ impl Sinks {
     }
 }
 
-fn stamp(line: &mut String) {
+fn stamp(line: &mut String, utc: bool) {
     let unix = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
-    let (year, month, day) = date(unix / 86_400);
-    let second = unix % 86_400;
+    let calendar = i64::try_from(unix)
+        .ok()
+        .filter(|_| !utc)
+        .and_then(linux::clock::local_time)
+        .unwrap_or_else(|| universal(unix));
+    let Calendar {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+    } = calendar;
     let mono = linux::clock::monotonic_ns() / 1_000_000_000;
     let tid = rustix::thread::gettid().as_raw_nonzero();
     // Writing to a string does not fail.
     write!(
         line,
-        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} {mono} [{tid}]: ",
-        second / 3600,
-        second / 60 % 60,
-        second % 60
+        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} {mono} [{tid}]: ",
     )
     .ok();
+}
+
+fn universal(unix: u64) -> Calendar {
+    let (year, month, day) = date(unix / 86_400);
+    let second = unix % 86_400;
+    // All of them are small.
+    let small = |number: u64| i32::try_from(number).unwrap_or(0);
+    Calendar {
+        year: small(year),
+        month: small(month),
+        day: small(day),
+        hour: small(second / 3600),
+        minute: small(second / 60 % 60),
+        second: small(second % 60),
+    }
 }
 
 /// Year, month and day of a day counted from 1970-01-01.
