@@ -190,6 +190,67 @@ fn what_is_not_the_protocol_gets_no_answer_and_harms_nobody() {
 }
 
 #[test]
+fn random_messages_on_many_connections_harm_nobody_who_holds_a_lease() {
+    let dir = disk_dir();
+    let path = file(&dir, "disk", 3);
+    let daemon = Daemon::start("hostA");
+    daemon.init(&path, 2);
+    assert_eq!(daemon.add(&lockspace(&path, 1)), 0);
+    let mut holder = daemon.register();
+    assert_eq!(holder.acquire(&[resource(&path, 1)]), 0);
+    let before = holder.inquire();
+    // The same numbers in every run.
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % below
+    };
+    // What may not be asked: to end, to leave, to write to the disk.
+    let forbidden = [3, 4, 18, 19, 29, 35, 36, 38, 39, 40];
+    let mut connections: Vec<_> = (0..50).map(|_| daemon.connect()).collect();
+    let mut sent = 0;
+    while sent < 20_000 {
+        let cmd = u32::try_from(random(44)).expect("small");
+        if forbidden.contains(&cmd) {
+            continue;
+        }
+        let pick = usize::try_from(random(50)).expect("small");
+        let some = |number: u64| u32::try_from(number).expect("small");
+        let header = Header {
+            cmd,
+            cmd_flags: some(random(32)),
+            length: some(random(1 << 13)),
+            data: some(random(10)),
+            // A pid nobody has: the holder's own would be an order to release.
+            data2: u32::MAX - some(random(2) << 24),
+            ..Header::request(Command::Version)
+        };
+        let mut bytes = header.encode().to_vec();
+        let payload = usize::try_from(random(6000)).expect("small");
+        bytes.extend((0..payload).map(|_| u8::try_from(random(3)).expect("small")));
+        bytes.truncate(usize::try_from(random(6000) + 1).expect("small"));
+        let stream = &mut connections[pick].stream;
+        stream.set_nonblocking(true).expect("set");
+        // It may be full, or closed for what it sent.
+        let written = stream.write(&bytes).is_ok();
+        let mut reply = [0; 4096];
+        let read = std::io::Read::read(stream, &mut reply);
+        let gone = matches!(read, Ok(0))
+            || read.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock);
+        if !written || gone {
+            connections[pick] = daemon.connect();
+        }
+        sent += 1;
+    }
+    assert_eq!(holder.inquire(), before);
+    let mut other = daemon.register();
+    assert_eq!(other.acquire(&[resource(&path, 2)]), 0);
+    assert_eq!(holder.release(&[resource(&path, 1)]), 0);
+}
+
+#[test]
 fn a_registered_connection_survives_its_own_rubbish() {
     let daemon = Daemon::start("hostA");
     let mut client = daemon.register();
