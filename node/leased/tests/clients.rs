@@ -279,3 +279,177 @@ fn events(guest: &mut Guest) {
     assert_eq!(guest.call("end_event", json!({"name": "LS"})), 0);
     assert_eq!(guest.call("reg_event", json!({"name": "nowhere"})), -2);
 }
+
+/// The original's command line, for what it prints and how it ends.
+struct Shell<'a> {
+    host: &'a Host,
+    disk: &'a Disk,
+    guest: &'a Guest,
+    said: Vec<String>,
+}
+
+impl Shell<'_> {
+    fn run(&mut self, line: &str) -> (String, Option<i32>) {
+        let words: Vec<String> = line
+            .split_whitespace()
+            .map(|word| {
+                word.replace("DISK", &self.disk.path.display().to_string())
+                    .replace("PID", &self.guest.pid().to_string())
+            })
+            .collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let output = self.host.client(&words);
+        let said = String::from_utf8_lossy(&output.stdout)
+            .replace(&self.disk.path.display().to_string(), "DISK")
+            .replace(&self.guest.pid().to_string(), "PID");
+        (said, output.status.code())
+    }
+
+    /// Keeps what it says, times left out.
+    fn tell(&mut self, line: &str) {
+        let (said, code) = self.run(line);
+        let said: Vec<String> = said.lines().map(without_times).collect();
+        self.said
+            .push(format!("$ {line}\n{}\n= {code:?}", said.join("\n")));
+    }
+
+    fn until(&mut self, line: &str, part: &str) {
+        wait_for(&format!("{part} in {line}"), || {
+            self.run(line).0.contains(part).then_some(())
+        });
+    }
+}
+
+/// A line in which numbers that differ from run to run are `N`.
+fn without_times(line: &str) -> String {
+    const KEYS: [&str; 6] = [
+        "timestamp",
+        "read_ms",
+        "write_ms",
+        "last_check",
+        "last_live",
+        "fd",
+    ];
+    let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    for index in 0..words.len() {
+        let word = words[index].trim_start().to_owned();
+        if let Some((key, _)) = word.split_once('=')
+            && KEYS.contains(&key)
+        {
+            words[index] = format!("{key}=N");
+        } else if KEYS.contains(&word.as_str())
+            && let Some(next) = words.get_mut(index + 1)
+        {
+            "N".clone_into(next);
+        }
+    }
+    words.join(" ").trim_end().to_owned()
+}
+
+#[test]
+fn the_originals_command_line_is_told_the_same_by_both_daemons() {
+    let told = thread::scope(|scope| {
+        [Kind::Original, Kind::Ours]
+            .map(|kind| scope.spawn(move || session(kind)))
+            .map(|session| session.join().expect("a session"))
+    });
+    let [theirs, ours] = told;
+    for (theirs, ours) in theirs.iter().zip(&ours) {
+        assert_eq!(ours, theirs);
+    }
+    assert_eq!(theirs.len(), ours.len());
+}
+
+fn session(kind: Kind) -> Vec<String> {
+    let host = Host::start(kind, "host-one");
+    let disk = Disk::new(Storage::File, 12);
+    let mut guest = Guest::start(&host);
+    let mut shell = Shell {
+        host: &host,
+        disk: &disk,
+        guest: &guest,
+        said: Vec::new(),
+    };
+    for line in [
+        "version",
+        "gets",
+        "read -s LS:1:DISK:0",
+        "inq_lockspace -s LS:1:DISK:0",
+        "init -s LS:0:DISK:0 -o 1",
+        "init -r LS:R1:DISK:1M",
+        "init -r LS:R2:DISK:2M",
+        "read -s LS:1:DISK:0 -D",
+        "read -r LS:R1:DISK:1048576 -D",
+        "read -r LS:R1:DISK:1048576 -D -h 1",
+        "align -s LS:0:DISK:0",
+        "acquire -r LS:R1:DISK:1048576 -p PID",
+        "add_lockspace -s LS:2001:DISK:0",
+        "add_lockspace -s other:1:DISK:0",
+        "add_lockspace -s LS:1:DISK-missing:0 -o 1",
+        "add_lockspace -s LS:1:DISK:0 -o 1",
+        "add_lockspace -s LS:1:DISK:0 -o 1",
+        "add_lockspace -s LS:2:DISK:0 -o 1",
+        "inq_lockspace -s LS:1:DISK:0",
+    ] {
+        shell.tell(line);
+    }
+    shell.until("gets -h 1", "LIVE");
+    for line in [
+        "gets -h 1",
+        "host_status",
+        "acquire -r LS:R1:DISK:1048576 -r LS:R2:DISK:2097152:SH -p PID",
+        "acquire -r LS:R1:DISK:1048576 -p PID",
+        "inquire -p PID",
+        "inquire -p PID -D",
+        "status",
+        "status -o p",
+        "status -o s",
+        "read -r LS:R1:DISK:1048576",
+        "convert -r LS:R1:DISK:1048576:SH -p PID",
+        "convert -r LS:R1:DISK:1048576:SH -p PID",
+        "convert -r LS:R1:DISK:1048576 -p PID",
+        "request -r LS:R1:DISK:1048576:1 -f 2",
+        "examine -r LS:R1:DISK:1048576",
+        "examine -s LS:0:DISK:0",
+        "set_event -s LS -i 2 -g 1 -e 3 -d 4",
+        "set_event -s nowhere -i 2 -g 1 -e 3 -d 4",
+        "set_config -s LS -u 1",
+        "set_config -s LS -u 0",
+        "set_config -s nowhere -u 0",
+        "release -r LS:R1:DISK:1048576 -p PID",
+        "release -r LS:R1:DISK:1048576 -p PID",
+        "release -r LS:R2:DISK:2097152 -p 1",
+        "release -a 1 -p PID",
+        "inquire -p PID",
+        "inquire -p 1",
+        "format -x LS:DISK:4194304",
+        "create -x LS:DISK:4194304 -e one",
+        "create -x LS:DISK:4194304 -e two",
+        "lookup -x LS:DISK:4194304 -e two",
+        "lookup -x LS:DISK:4194304",
+        "lookup -x LS:DISK:4194304 -e three",
+        "update -x LS:DISK:4194304 -e four:8388608",
+        "lookup -x LS:DISK:4194304 -e four",
+        "delete -x LS:DISK:4194304 -e one",
+        "delete -x LS:DISK:4194304 -e one",
+        "rebuild -x LS:DISK:4194304",
+        "lookup -x LS:DISK:5242880 -e two",
+        "shutdown",
+    ] {
+        shell.tell(line);
+    }
+    shell.until("renewal -s LS", "timestamp");
+    for line in [
+        "rem_lockspace -s LS:1:DISK:0",
+        "rem_lockspace -s LS:1:DISK:0",
+        "gets",
+        "status",
+        "shutdown -w 1",
+    ] {
+        shell.tell(line);
+    }
+    let said = shell.said;
+    assert!(guest.is_running());
+    assert!(host.ended().success());
+    said
+}

@@ -24,6 +24,16 @@ const PAIRS: &[(Kind, Kind)] = &[
     (Kind::Original, Kind::Ours),
 ];
 
+/// Every pair at the same time: mostly they wait.
+fn every_pair(body: impl Fn(Kind, Kind) + Sync) {
+    std::thread::scope(|scope| {
+        for (first, second) in PAIRS {
+            let body = &body;
+            scope.spawn(move || body(*first, *second));
+        }
+    });
+}
+
 const AUTOMATIC: &str = "__LIBVIRT__DISKS__";
 
 /// A machine without an operating system, halted in its firmware.
@@ -201,10 +211,10 @@ fn holders(host: &Host) -> (Vec<String>, Vec<String>) {
 
 #[test]
 fn a_running_guest_keeps_its_disk_from_a_second_host() {
-    for (first, second) in PAIRS {
+    every_pair(|first, second| {
         let leases = support::disk_dir();
-        let one = Machine::start(*first, 1, leases.path());
-        let two = Machine::start(*second, 2, leases.path());
+        let one = Machine::start(first, 1, leases.path());
+        let two = Machine::start(second, 2, leases.path());
         let space = Space {
             name: AUTOMATIC.to_owned(),
             path: leases.path().join(AUTOMATIC),
@@ -241,15 +251,15 @@ fn a_running_guest_keeps_its_disk_from_a_second_host() {
         one.virsh(&["destroy", "tiny"]).expect("destroyed");
         wait_for("released with the guest's end", || one.create(None).ok());
         assert_eq!(one.state(), "running");
-    }
+    });
 }
 
 #[test]
 fn a_guest_killed_with_its_daemon_alive_frees_its_disk() {
-    for (first, second) in PAIRS {
+    every_pair(|first, second| {
         let leases = support::disk_dir();
-        let one = Machine::start(*first, 1, leases.path());
-        let two = Machine::start(*second, 2, leases.path());
+        let one = Machine::start(first, 1, leases.path());
+        let two = Machine::start(second, 2, leases.path());
         // Its own lease in a lockspace of the administrator's besides.
         let disk = support::host::Disk::new(support::host::Storage::File, 2);
         one.host.init_space(&disk.space(), 1);
@@ -280,7 +290,7 @@ fn a_guest_killed_with_its_daemon_alive_frees_its_disk() {
         });
         assert_eq!(two.state(), "running");
         assert_eq!(one.host.owner_ids(&lease), [2]);
-    }
+    });
 }
 
 /// Where the libvirtd in its namespace has QEMU's pid.
