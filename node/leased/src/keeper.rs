@@ -17,9 +17,9 @@
 //!
 //! A renewal reads the area and writes our sector. While nobody was ever seen
 //! behind the first 128 KiB (256 hosts of 512 bytes each) only they are read,
-//! but for every third time: what is saved is the better part of the processor
+//! but for every fourth time: what is saved is the better part of the processor
 //! time of a renewal, what it costs is that a host that appears behind them is
-//! seen up to 6T late, which is before its first call could be missed.
+//! seen up to 8T late, which is before its first call could be missed.
 //!
 //! Invariants:
 //! - while leases are held the keeper thread allocates nothing, opens nothing,

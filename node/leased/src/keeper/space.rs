@@ -79,8 +79,8 @@ pub(super) struct Space {
     flights: Vec<io::Flight, { io::FLIGHTS }>,
     next_token: u32,
     reading: Option<io::Reading>,
-    /// Readings since the last of the whole area; `None`: there was none.
-    short_readings: Option<u32>,
+    /// When the last reading of the whole area was asked for.
+    last_whole: Option<Monotonic>,
     /// Where in the area the last sector ends that was ever acquired.
     used_bytes: usize,
     watchdog: Option<Arc<Watchdog>>,
@@ -129,7 +129,7 @@ impl Space {
             flights: Vec::new(),
             next_token: 0,
             reading: None,
-            short_readings: None,
+            last_whole: None,
             used_bytes: 0,
             watchdog: None,
             unsent: None,

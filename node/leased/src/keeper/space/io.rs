@@ -2,7 +2,7 @@
 
 use disk_format::delta;
 use lease::hosts::{self, Hosts};
-use lease::{Input, IoId, IoOutcome, Monotonic, Record};
+use lease::{Input, IoId, IoOutcome, Monotonic, Record, timings};
 use linux::disk::{AlignedBuffer, IoError};
 use linux::ring::Operation;
 
@@ -15,11 +15,15 @@ use crate::keeper::{Event, now};
 const READINGS: usize = 2;
 /// Requests in flight at most.
 pub(super) const FLIGHTS: usize = SECTORS + READINGS;
-/// One in so many readings is of the whole area; the others end with the first
-/// hosts, if nobody was ever seen beyond. A host that appears beyond has its
-/// record there for 2T before it can call us, and its call stays for 6T: a
-/// whole reading every 6T finds it, and those that follow find its call.
-const WHOLE_EVERY: u32 = 3;
+/// How long after a whole reading the next ones may end with the first hosts,
+/// if nobody was ever seen beyond: 6T and so many ms.
+///
+/// A host that appears beyond has its record there for 2T and half a second
+/// before its first renewal, with which it can call us, and its call stays for
+/// 6T. Readings come every 2T and a little, so that between two whole ones no
+/// more than 8T and half a second pass: one of them finds the record, and the
+/// next of any kind finds the call.
+const SHORT_FOR_MS: u64 = 375;
 
 /// A request of ours in the ring.
 #[derive(Debug, Clone, Copy)]
@@ -143,10 +147,9 @@ impl Space {
             reading.waiting = Some(read_at.boottime);
         } else {
             let own = reading.own;
-            self.short_readings = match (reading.extent, self.short_readings) {
-                (Extent::Short, Some(count)) => Some(count + 1),
-                (Extent::Short, None) | (Extent::Part, _) => Some(0),
-            };
+            if reading.extent == Extent::Part {
+                self.last_whole = Some(flight.since);
+            }
             self.reading = None;
             self.tell(edges, Input::Io(flight.io, IoOutcome::Read(&own)));
         }
@@ -226,10 +229,12 @@ impl Space {
 
     /// How much the next reading is to read.
     fn extent(&self) -> Extent {
+        let t = self.join.io_timeout_s;
+        let short_for_ms = 3 * timings::renewal_s(t) * 1000 + SHORT_FOR_MS;
         let due = !self.told.joined
             || self
-                .short_readings
-                .is_none_or(|count| count + 1 >= WHOLE_EVERY);
+                .last_whole
+                .is_none_or(|at| now().boottime >= at.plus_ms(short_for_ms));
         let sector_bytes = self
             .opened
             .as_ref()

@@ -21,7 +21,7 @@ impl Space {
         {
             self.told.joined = true;
             // The owner has seen nothing of the others yet.
-            self.short_readings = None;
+            self.last_whole = None;
             self.tasks = None;
             let event = Event::Joined {
                 geometry: opened.geometry,
