@@ -38,7 +38,11 @@
 //!   covers was made with: hosts that compete for one host id must have the
 //!   same T;
 //! - a write that hung when its process was killed is assumed to be gone when
-//!   the machine has been reset, or 8T + W after the kill.
+//!   the machine has been reset, or 8T + W after the kill;
+//! - a freeing write that hangs for longer than 8T + W lands on the next
+//!   holder's record, which then reads free while it is held. To stay
+//!   registered with the watchdog until it has come back would reset machines
+//!   for leaving dead storage.
 #![forbid(unsafe_code)]
 
 pub mod code;
