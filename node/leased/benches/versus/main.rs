@@ -110,21 +110,32 @@ fn both<T>(mut with: impl FnMut(Make) -> Result<T>) -> Result<[T; 2]> {
     Ok([with(original)?, with(ours)?])
 }
 
+/// One round: acquire and release once, timed.
+fn round(client: &mut Client, leases: &[Resource]) -> Result<[Duration; 2]> {
+    let start = Instant::now();
+    client.acquire(leases.to_vec())?;
+    let acquired = start.elapsed();
+    let start = Instant::now();
+    client.release(leases.to_vec())?;
+    Ok([acquired, start.elapsed()])
+}
+
+/// Turn and turn about, so that a disk that is slow for a while is so for both.
 fn latency(places: &Places, kind: Kind, num_hosts: u32, rounds: usize) -> Result<()> {
-    let [mut original, mut ours] = both(|make| {
-        let setup = Setup::new(places, make, kind, 1, num_hosts)?;
-        let mut client = Client::registered(&setup.daemon.run_dir)?;
-        let mut samples = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let start = Instant::now();
-            client.acquire(setup.leases.clone())?;
-            samples.0.push(start.elapsed());
-            let start = Instant::now();
-            client.release(setup.leases.clone())?;
-            samples.1.push(start.elapsed());
+    let setups = both(|make| Setup::new(places, make, kind, 1, num_hosts))?;
+    let mut samples = [(); 2].map(|()| (Vec::new(), Vec::new()));
+    let mut clients = Vec::new();
+    for setup in &setups {
+        clients.push(Client::registered(&setup.daemon.run_dir)?);
+    }
+    for _ in 0..rounds {
+        for ((setup, client), samples) in setups.iter().zip(&mut clients).zip(&mut samples) {
+            let [acquire, release] = round(client, &setup.leases)?;
+            samples.0.push(acquire);
+            samples.1.push(release);
         }
-        Ok(samples)
-    })?;
+    }
+    let [mut original, mut ours] = samples;
     for (what, share) in [("p50", 0.5), ("p99", 0.99)] {
         let acquire = (
             percentile(&mut original.0, share),
