@@ -243,6 +243,7 @@ fn lockspaces_are_written_and_read_alike() {
     write("align alone", -1, 0, 0x10, 0);
     write("sector alone", -1, 0, 0x100, 0);
     write("512/8M", -1, 0, 0x180, 0);
+    write("of two sizes the smaller", 0, 0, 0x330, 0);
     write("4096/1M", 0, 8 * MIB, 0x210, 0);
     write("4096/2M", 0, 10 * MIB, 0x220, 0);
     write("4096/4M", 0, 12 * MIB, 0x240, 0);
@@ -259,6 +260,7 @@ fn lockspaces_are_written_and_read_alike() {
     };
     write("again", 0, 0, 0, 7);
     read("plain", 0, &|_| ());
+    read("other flags stay", 0, &|ls| ls.flags = 0xc0f);
     read("no name, no host", 0, &|ls| {
         (ls.name, ls.host_id) = (name(""), 0)
     });
@@ -369,6 +371,10 @@ fn resources_are_written_and_read_alike() {
         (0x100, 0),
         (0x280, -22),
         (0x180, -22),
+        (0x80, -22),
+        (0x200, -22),
+        (0x330, 0),
+        (0xc0f, 0),
     ] {
         read("sizes given", (0, owners), &|res| res.flags = flags);
     }

@@ -288,10 +288,15 @@ impl Resources {
         };
         let options = AcquireOptions {
             shared,
-            lver: resource.has(ResourceFlags::LVER).then_some(resource.lver),
+            // As in the original, zero asks for nothing.
+            lver: resource
+                .has(ResourceFlags::LVER)
+                .then_some(resource.lver)
+                .filter(|&lver| lver != 0),
             num_hosts: resource
                 .has(ResourceFlags::NUM_HOSTS)
-                .then_some(resource.data32),
+                .then_some(resource.data32)
+                .filter(|&hosts| hosts != 0),
             no_wait: command.flags.has(AcquireFlags::OWNER_NOWAIT),
             sh_retries: self.settings.shared_retries,
             lvb,

@@ -3,7 +3,7 @@
 use disk_format::{Geometry, Leader, delta};
 use lease::code::Code;
 use linux::disk::Access;
-use sanlock_wire::{Disk, Lockspace, geometry_flags, geometry_of};
+use sanlock_wire::{Disk, Lockspace, geometry_of, with_geometry};
 
 use super::device::Device;
 use super::sector_of;
@@ -79,7 +79,7 @@ fn read(lockspace: &Lockspace) -> Result<(Lockspace, u32), Code> {
     if found.host_id > u64::from(geometry.max_hosts()) {
         return Err(Code::LEADER_MAGIC);
     }
-    found.flags = geometry_flags(geometry);
+    found.flags = with_geometry(lockspace.flags, geometry);
     Ok((found, u32::from(leader.io_timeout)))
 }
 

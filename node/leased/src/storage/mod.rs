@@ -16,8 +16,7 @@ mod lockspace;
 mod resource;
 mod rindex;
 
-use disk_format::Geometry;
-use sanlock_wire::geometry_flags;
+use sanlock_wire::sizes_of;
 
 pub use index_lock::Member;
 pub use lockspace::{align, read_lockspace, write_lockspace};
@@ -29,12 +28,5 @@ pub use rindex::{
 /// The sector size that the flags of a request state, whatever they say of the
 /// align size.
 pub(crate) fn sector_of(flags: u32) -> Option<u32> {
-    let says = |geometry| flags & SECTOR_BITS & geometry_flags(geometry) != 0;
-    [Geometry::Sector512Align1M, Geometry::Sector4096Align1M]
-        .into_iter()
-        .find(|&geometry| says(geometry))
-        .map(Geometry::sector_size)
+    sizes_of(flags).0
 }
-
-/// The flag bits that state a sector size.
-const SECTOR_BITS: u32 = 0x300;

@@ -4,7 +4,9 @@ use disk_format::paxos::{self, Area};
 use disk_format::{Geometry, HostId, Leader, NameField};
 use lease::code::Code;
 use linux::disk::Access;
-use sanlock_wire::{DISKS_MAX, Disk, Host, Resource, ResourceFlags, geometry_flags, geometry_of};
+use sanlock_wire::{
+    DISKS_MAX, Disk, Host, Resource, ResourceFlags, geometry_of, sizes_of, with_geometry,
+};
 
 use super::device::Device;
 use super::sector_of;
@@ -93,7 +95,7 @@ fn read(resource: &Resource) -> Result<Resource, Code> {
     found.lockspace_name = leader.space_name.cleaned();
     found.name = leader.resource_name.cleaned();
     found.lver = leader.lver;
-    found.flags = geometry_flags(geometry);
+    found.flags = with_geometry(resource.flags, geometry);
     Ok(found)
 }
 
@@ -201,12 +203,11 @@ fn verify_names(leader: &Leader, resource: &Resource) -> Result<(), Code> {
     Ok(())
 }
 
-/// Whether the flags leave the geometry open (they do unless they state both
-/// sizes), or state this one.
+/// Whether each size that the flags state is the geometry's.
 fn agrees(flags: u32, geometry: Geometry) -> bool {
-    const ALIGN_BITS: u32 = 0xf0;
-    let says_both = sector_of(flags).is_some() && flags & ALIGN_BITS != 0;
-    !says_both || geometry_of(flags) == Ok(Some(geometry))
+    let (sector, align) = sizes_of(flags);
+    sector.is_none_or(|sector| sector == geometry.sector_size())
+        && align.is_none_or(|align| align == geometry.align_size())
 }
 
 fn first_disk(resource: &Resource) -> Result<&Disk, Code> {

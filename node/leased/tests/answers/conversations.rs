@@ -352,6 +352,10 @@ pub(crate) fn leases(about: &About) -> Vec<Conversation> {
         lver: 99,
         ..first.clone()
     };
+    let zeros = Resource {
+        flags: ResourceFlags::LVER.0 | ResourceFlags::NUM_HOSTS.0,
+        ..first.clone()
+    };
     let wrong_name = Resource {
         name: second.name,
         ..first.clone()
@@ -428,6 +432,20 @@ pub(crate) fn leases(about: &About) -> Vec<Conversation> {
                 about.acquire(none, &[wrong_name]),
                 about.acquire(none, &[about.resource(12)]),
                 inquire(),
+            ],
+        ),
+        (
+            "zero is no version and no number of hosts",
+            vec![
+                register(),
+                about.acquire(none, one),
+                all(),
+                about.acquire(none, &[zeros.clone()]),
+                inquire(),
+                all(),
+                about.acquire(none, &[zeros]),
+                inquire(),
+                all(),
             ],
         ),
         (

@@ -288,21 +288,48 @@ const SECTOR_4096: u32 = 0x200;
 #[error("geometry flags {0:#x}: allowed are none, or one align and one sector flag that fit")]
 pub struct GeometryError(pub u32);
 
+/// The sector size and the align size that the `flags` of a resource, lockspace
+/// or index state, each by itself. Of several sizes stated the smallest counts.
+#[must_use]
+pub fn sizes_of(flags: u32) -> (Option<u32>, Option<u32>) {
+    let stated = |bits: u32, of: fn(Geometry) -> u32| {
+        Geometry::ALL
+            .into_iter()
+            .filter(|&geometry| flags & bits & geometry_flags(geometry) != 0)
+            .map(of)
+            .min()
+    };
+    (
+        stated(SECTOR_512 | SECTOR_4096, Geometry::sector_size),
+        stated(ALIGN_BITS, Geometry::align_size),
+    )
+}
+
 /// The geometry that the `flags` of a resource, lockspace or index ask for;
 /// `None` when they leave it to the disk.
 ///
 /// # Errors
 /// When only one of sector and align size is given, or they do not fit.
 pub fn geometry_of(flags: u32) -> Result<Option<Geometry>, GeometryError> {
-    let bits = flags & (ALIGN_BITS | SECTOR_512 | SECTOR_4096);
-    if bits == 0 {
-        return Ok(None);
-    }
+    let (sector, align) = match sizes_of(flags) {
+        (None, None) => return Ok(None),
+        sizes => sizes,
+    };
     Geometry::ALL
         .into_iter()
-        .find(|&geometry| geometry_flags(geometry) == bits)
+        .find(|geometry| {
+            Some(geometry.sector_size()) == sector && Some(geometry.align_size()) == align
+        })
         .map(Some)
-        .ok_or(GeometryError(bits))
+        .ok_or(GeometryError(
+            flags & (ALIGN_BITS | SECTOR_512 | SECTOR_4096),
+        ))
+}
+
+/// Flags with their geometry bits replaced by those of a geometry.
+#[must_use]
+pub const fn with_geometry(flags: u32, geometry: Geometry) -> u32 {
+    flags & !(ALIGN_BITS | SECTOR_512 | SECTOR_4096) | geometry_flags(geometry)
 }
 
 /// The `flags` bits of a geometry.

@@ -71,7 +71,7 @@ pub use flags::{
     AcquireFlags, AddFlags, ConfigAction, ConvertFlags, EventFlags, ForceMode, GeometryError,
     HostState, InquireFlags, KillpathFlags, LockspaceFlags, ReleaseFlags, RemoveFlags,
     RequestFlags, ResourceFlags, RestrictFlags, RindexFlags, WriteFlags, geometry_flags,
-    geometry_of,
+    geometry_of, sizes_of, with_geometry,
 };
 pub use header::{HEADER_BYTES, Header, MAGIC, PROTOCOL_VERSION};
 pub use reply::{BUFFER_MAX, Reply, ReplyBody, ReplyError, ReplyShape, VERSION_NUMBER};
