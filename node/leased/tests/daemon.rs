@@ -488,6 +488,7 @@ fn a_lockspace_is_added_once_and_removed_once() {
     });
     wait_for("adding", || (inquire() == -115).then_some(()));
     assert_eq!(daemon.add(&space), -115);
+    assert_eq!(daemon.hosts(&space), Err(-2), "not joined yet");
     let other_host = lockspace(&path, 2);
     assert_eq!(daemon.add(&other_host), -22);
     assert_eq!(adding.reply().result, 0);
@@ -495,6 +496,10 @@ fn a_lockspace_is_added_once_and_removed_once() {
     assert_eq!((inquire(), daemon.add(&space)), (0, -17));
     let hosts = wait_for("hosts", || daemon.hosts(&space).ok());
     assert_eq!((hosts.len(), hosts[0].flags & 0xf), (1, 3));
+    let beyond = daemon.hosts(&lockspace(&path, 2001));
+    assert_eq!(beyond, Ok(Vec::new()));
+    let never = daemon.hosts(&lockspace(&path, 7)).expect("hosts");
+    assert_eq!((never[0].flags, never[0].io_timeout), (2, 0));
     let listed = daemon.ask(&Request::GetLockspaces).body;
     assert_eq!(listed, ReplyBody::Lockspaces(vec![space.clone()]));
     assert_eq!(daemon.rem(&other_host), -2);

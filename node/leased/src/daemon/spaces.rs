@@ -73,14 +73,16 @@ impl Spaces {
         self.table.get_mut(&id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Space> {
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Space> {
         self.table.values()
     }
 
-    /// The first lockspace in a phase whose number is higher.
-    pub(super) fn after(&self, id: SpaceId, phase: Phase) -> Option<&Space> {
+    /// The latest lockspace in a phase that is older than this one: lists are
+    /// newest first, as the original's.
+    pub(super) fn before(&self, id: SpaceId, phase: Phase) -> Option<&Space> {
         self.table
-            .range(SpaceId(id.0.saturating_add(1))..)
+            .range(..id)
+            .rev()
             .map(|(_, space)| space)
             .find(|space| space.phase == phase)
     }

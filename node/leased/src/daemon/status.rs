@@ -145,7 +145,7 @@ impl Daemon {
         self.reply(id, header, &reply);
     }
 
-    /// `GET_LOCKSPACES`: joined, removing, adding.
+    /// `GET_LOCKSPACES`: joined, removing, adding; of each the newest first.
     pub(super) fn lockspaces(&self) -> Vec<Lockspace> {
         let lists = [
             (Phase::Joined, LockspaceFlags::NONE),
@@ -155,6 +155,7 @@ impl Daemon {
         let of = |(phase, flags): (Phase, LockspaceFlags)| {
             self.spaces
                 .iter()
+                .rev()
                 .filter(move |space| space.phase == phase)
                 .map(move |space| Lockspace {
                     flags: flags.0,
@@ -166,7 +167,11 @@ impl Daemon {
 
     /// `GET_HOSTS`: one host, or with host id 0 all that have a lease.
     pub(super) fn hosts(&self, asked: &Lockspace) -> Result<Vec<sanlock_wire::Host>, Code> {
-        let space = self.spaces.named(&asked.name).ok_or(Code::ENOENT)?;
+        let space = self
+            .spaces
+            .named(&asked.name)
+            .filter(|space| space.phase == Phase::Joined)
+            .ok_or(Code::ENOENT)?;
         let hosts = space
             .hosts
             .as_ref()
@@ -177,7 +182,12 @@ impl Daemon {
             host_id: u64::from(host.get()),
             generation: seen.generation.0,
             timestamp: seen.timestamp,
-            io_timeout: u32::from(seen.io_timeout_s),
+            // Nothing is known of a host that never was there.
+            io_timeout: if (seen.owner_id, seen.generation.0, seen.timestamp) == (0, 0, 0) {
+                0
+            } else {
+                u32::from(seen.io_timeout_s)
+            },
             flags: hosts.belief(host, at).code(),
         };
         if asked.host_id == 0 {
@@ -187,7 +197,13 @@ impl Daemon {
                 .map(|(host, seen)| entry(host, &seen))
                 .collect());
         }
-        let host = HostId::new(asked.host_id).map_err(|_| Code::ENOENT)?;
+        let fits = |host: &HostId| {
+            let geometry = space.geometry;
+            geometry.is_some_and(|geometry| host.fits(geometry).is_ok())
+        };
+        let Some(host) = HostId::new(asked.host_id).ok().filter(fits) else {
+            return Ok(Vec::new());
+        };
         Ok(vec![entry(host, &hosts.get(host))])
     }
 

@@ -9,6 +9,8 @@ use super::space::Phase;
 use crate::keeper::SpaceId;
 use crate::resources::{ClientId, ResourceStatus};
 
+/// Newer than every lockspace.
+const NEWEST: SpaceId = SpaceId(u32::MAX);
 /// Bytes made at a time, about.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -33,7 +35,7 @@ pub(crate) enum Stream {
 pub(crate) enum Stage {
     /// The client after this one.
     Clients(ClientId),
-    /// The lockspace after this one, on the list of this phase.
+    /// The lockspace before this one, on the list of this phase.
     Spaces(Phase, SpaceId),
     /// The resource at this place.
     Resources(usize),
@@ -94,17 +96,17 @@ impl Daemon {
                     // The asking connection is out of the table while it is
                     // written to.
                     self.own_record(own).encode(out);
-                    (detail != DETAIL_CLIENTS).then_some(Stage::Spaces(Phase::Joined, SpaceId(0)))
+                    (detail != DETAIL_CLIENTS).then_some(Stage::Spaces(Phase::Joined, NEWEST))
                 }
             },
-            Stage::Spaces(phase, after) => match self.spaces.after(after, phase) {
+            Stage::Spaces(phase, last) => match self.spaces.before(last, phase) {
                 Some(space) => {
                     self.space_record(space).encode(out);
                     Some(Stage::Spaces(phase, space.id))
                 }
                 None => match phase {
-                    Phase::Joined => Some(Stage::Spaces(Phase::Adding, SpaceId(0))),
-                    Phase::Adding => Some(Stage::Spaces(Phase::Removing, SpaceId(0))),
+                    Phase::Joined => Some(Stage::Spaces(Phase::Adding, NEWEST)),
+                    Phase::Adding => Some(Stage::Spaces(Phase::Removing, NEWEST)),
                     Phase::Removing => (detail != DETAIL_SPACES).then_some(Stage::Resources(0)),
                 },
             },
