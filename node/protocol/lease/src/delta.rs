@@ -405,6 +405,16 @@ impl DeltaLease {
                     self.on_watched(watch, look, outcome);
                 }
             }
+            // Told late, as to a machine that stood still: it may have landed
+            // late as well, when others had settled already.
+            Stage::Writing { write, .. }
+                if write.io == io
+                    && matches!(outcome, IoOutcome::Written)
+                    && self.now.boottime
+                        > write.since.plus_s(timings::io_s(self.config.io_timeout_s)) =>
+            {
+                self.on_due();
+            }
             Stage::Writing { write, claim } if write.io == io => self.on_claimed(claim, outcome),
             Stage::Settling {
                 claim,
