@@ -56,7 +56,8 @@ fn an_exclusive_holder_refuses_every_contender_until_it_releases() {
             for reader in [holder, contender] {
                 let (owners, shared) = reader.owners(&lease);
                 assert_eq!(owners.len(), 1, "{owners:?}");
-                assert_eq!((owners[0].host_id, owners[0].generation), (holder_id, 1));
+                assert_eq!(owners[0].host_id, holder_id);
+                assert_eq!(owners[0].generation, cluster.disk.generation(holder_id));
                 assert!(owners[0].timestamp > 0 && !shared, "{owners:?}");
                 assert_eq!(reader.lver(&lease), 1);
             }

@@ -231,7 +231,9 @@ class Lockspaces(Sanlock):
         self.assertLess(time.monotonic() - start, 20, "soon")
         self.assertEqual(host["host_id"], 1)
         self.assertEqual(host["flags"], sanlock.HOST_LIVE)
-        self.assertEqual((host["generation"], host["io_timeout"]), (1, 1))
+        # A join whose write took too long is done again.
+        self.assertGreaterEqual(host["generation"], 1)
+        self.assertEqual(host["io_timeout"], 1)
         self.assertEqual(len(sanlock.get_hosts(b"ls")), 1)
         self.assertEqual(sanlock.get_hosts(b"ls", 2)[0]["flags"], sanlock.HOST_FREE)
         self.fails(errno.ENOENT, sanlock.get_hosts, b"nowhere")
@@ -311,8 +313,8 @@ class Resources(Sanlock):
             owner = sanlock.read_resource_owners(b"ls", b"res", disks)
             self.assertEqual(len(owner), 1)
             self.assertEqual(
-                {key: owner[0][key] for key in ("host_id", "generation", "flags", "io_timeout")},
-                {"host_id": 1, "generation": 1, "flags": 0, "io_timeout": 0},
+                {key: owner[0][key] for key in ("host_id", "flags", "io_timeout")},
+                {"host_id": 1, "flags": 0, "io_timeout": 0},
             )
             self.assertGreater(owner[0]["timestamp"], 0)
             other = self.register()

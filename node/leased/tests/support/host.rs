@@ -472,6 +472,15 @@ impl Disk {
         )
     }
 
+    /// The generation in a host's record. A join whose write took too long is
+    /// done again, so it need not be 1 at first.
+    pub fn generation(&self, host_id: u64) -> u64 {
+        u64_at(
+            &self.bytes((host_id - 1) * self.storage.sector() + 40, 8),
+            0,
+        )
+    }
+
     /// The sector of a resource in which a host writes.
     pub fn host_sector(&self, resource: &Resource, host_id: u64) -> Vec<u8> {
         let sector = self.storage.sector();
