@@ -27,7 +27,9 @@ impl DeltaLease {
 
     pub(super) fn on_first(&mut self, read: Pending, outcome: IoOutcome<'_>) {
         match self.own_record(outcome) {
-            Ok(record) if self.is_available(&record) => self.claim(record, read),
+            Ok(record) if self.is_available(&record) => {
+                self.claim(record, next_generation(&record), read)
+            }
             Ok(record) => self.watch(record, false),
             Err(failure) => self.fail(failure),
         }
@@ -112,7 +114,7 @@ impl DeltaLease {
                 let surely_dead = watch.since.plus_s(self.take_over_s(&watch.record));
                 let abandoned = unchanged && look.since >= surely_dead;
                 if abandoned || self.is_available(&record) {
-                    self.claim(record, look);
+                    self.claim(record, next_generation(&record), look);
                 } else if unchanged {
                     let next_look = self.next_look(watch.since, &record);
                     self.stage = Stage::Watching(Watch {
@@ -140,7 +142,7 @@ impl DeltaLease {
     }
 
     /// Writes our claim over `found`, as it was read by `read`.
-    fn claim(&mut self, found: Leader, read: Pending) {
+    fn claim(&mut self, found: Leader, generation: Generation, read: Pending) {
         let t = self.config.io_timeout_s;
         let not_after = read.since.plus_s(timings::io_s(t));
         if self.now.boottime > not_after {
@@ -149,7 +151,7 @@ impl DeltaLease {
         let settle_s = timings::settle_s(self.io_timeout_of(&found).max(t));
         let record = Leader {
             owner_id: u64::from(self.config.host_id.get()),
-            owner_generation: next_generation(&found).0,
+            owner_generation: generation.0,
             resource_name: *self.config.host_name.field(),
             timestamp: self.timestamp(),
             io_timeout: u16::from(t),
@@ -197,14 +199,30 @@ impl DeltaLease {
         match self.own_record(outcome) {
             Err(failure) => self.fail(failure),
             // A previous holder with a longer timeout made us wait so long that
-            // our own lease would soon expire: once more, with our own. Others
-            // may by then think the first claim's generation dead.
+            // our own lease would soon expire: once more, with our own.
             Ok(record) if record == claim.record && self.is_stale(&claim) => {
-                self.claim(record, look);
+                let generation = self.generation_anew(&claim);
+                self.claim(record, generation, look);
             }
             Ok(record) if record == claim.record => self.register(claim),
             // Another host was faster, or slower: its record is there now.
             Ok(record) => self.watch(record, true),
+        }
+    }
+
+    /// The generation of a claim that is made anew: the same, unless somebody
+    /// may by then think it dead. That takes 8T + W without a change, seen by
+    /// a look that may be 8T old, so nobody can before W.
+    fn generation_anew(&self, claim: &Claim) -> Generation {
+        let landed = self
+            .now
+            .boottime
+            .plus_s(2 * timings::io_s(self.config.io_timeout_s));
+        let unseen = claim.submitted.plus_s(self.config.fire_timeout_s.into());
+        if landed <= unseen {
+            Generation(claim.record.owner_generation)
+        } else {
+            next_generation(&claim.record)
         }
     }
 
