@@ -47,9 +47,11 @@
 //! - machines that contend for one host id have the same T: a claim may land a
 //!   T after its reading, and the other waits 2T by the record it found, which
 //!   tells neither's;
-//! - a machine that ends while a claim on its host id is in doubt remembers the
-//!   doubt: a record does not tell a claim from a renewal, so a claim that
-//!   lands late, on top of a newer holder's record, is taken by its machine's
+//! - a write that frees a host id does not hang for `8T + W` and then land: it
+//!   would free the next holder's record (the original's limit, too);
+//! - a daemon or machine that ends while a claim on its host id is in doubt
+//!   remembers the doubt: a record does not tell a claim from a renewal, so a
+//!   claim that lands late, on top of a newer holder's record, is taken by its machine's
 //!   next boot for its own lease (the format's limit, shared with the
 //!   original);
 //! - what a machine had in flight when it was reset or lost its power lands

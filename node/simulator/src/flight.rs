@@ -110,10 +110,11 @@ impl Fate {
         let mut told_after = Some(random.below(latency));
         let mut ok = true;
         if random.chance(faults.slow) {
-            match random.below(3) {
+            match random.below(4) {
                 // About as long as is allowed, to the second.
                 0 => lands = Some(begins + t * S - random.below(t * S / 4)),
                 1 => told_after = Some(t * S - random.below(t * S / 4)),
+                2 => told_after = Some(random.below(6 * t) * S),
                 _ => lands = Some(begins + random.below(2500 * t) * MS),
             }
         } else if random.chance(faults.fail) {

@@ -16,16 +16,33 @@
 //!        └──▶ violation ──▶ the seed again, with trace
 //! ```
 //!
-//! What is promised, and checked after every step that could break it:
+//! What is promised, and checked at every step that could break it:
 //! - a host id has at most one holder, where a machine counts as a holder
 //!   until its users have stopped, or its watchdog has fired;
-//! - generations of holders rise; on disk they never decrease;
-//! - nobody writes another's sector;
+//! - a resource has one exclusive holder, or only shared ones; a living shared
+//!   holder's mark stays; only an owner writes a lease's value, and the next
+//!   one reads it;
+//! - a version has one owner and is granted once; versions and generations
+//!   never decrease; a ballot number stands for one value;
+//! - nobody writes another's sector, nor writes where an earlier write of its
+//!   own may still land;
 //! - a holder is never taken for dead;
-//! - when faults stop, every host id is held before long.
+//! - no core ever finds its own invariants broken;
+//! - when faults stop, every host id is held, and every holder of one gets
+//!   every resource, before long; when everybody has left, every record can be
+//!   read.
 //!
 //! The fault model is the documentation of [`disk`], the watchdog's that of
-//! [`watchdog`]. `cargo simulate --help` tells how to run seeds by hand.
+//! [`watchdog`]. What the cores are driven by is what `leased` does around
+//! them, in few lines (`world/daemon.rs`, `world/operations.rs`).
+//!
+//! Beside the random schedules (`tests/schedules.rs`) there are exhaustive
+//! walks through small models of the same cores (`tests/model_delta.rs`,
+//! `tests/model_paxos`), and the proof that the checkers see: copies of the
+//! cores, each broken in one way, of which every one must be caught
+//! (`tests/mutations.rs`).
+//!
+//! `cargo simulate --help` tells how to run seeds by hand.
 #![forbid(unsafe_code)]
 
 pub mod batch;

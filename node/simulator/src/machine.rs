@@ -80,6 +80,8 @@ pub struct Seat {
     pub held: Option<Held>,
     /// The lease value block as read at acquire.
     pub lvb: Option<u64>,
+    /// The ballot number of what was held last.
+    pub mbal: Option<u64>,
     /// The operation under way.
     pub busy: Option<u64>,
 }
@@ -166,6 +168,8 @@ pub struct Membership {
     pub hosts: Hosts,
     /// The core's state after the last input.
     pub was: State,
+    /// Readings of the area so far.
+    pub readings: u32,
     /// It was held once.
     pub held: bool,
 }
@@ -243,6 +247,7 @@ impl Membership {
             lease,
             hosts: Hosts::new(view, &Names::default()),
             was: State::Waiting,
+            readings: 0,
             held: false,
         }
     }

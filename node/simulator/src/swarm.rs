@@ -2,6 +2,7 @@
 //! and many lack most faults, so that the rest can do its work.
 
 use crate::clock::{MS, S};
+use crate::disk::SECTORS;
 use crate::random::Random;
 use crate::watchdog::test_interval_s;
 
@@ -67,6 +68,8 @@ pub struct Swarm {
     pub disks: u8,
     /// Most ns between two things a machine's users do.
     pub client_pace: u64,
+    /// Sectors of the lockspace that most renewals read.
+    pub front: u32,
     /// World ns for which faults last.
     pub faulty: u64,
     /// Most ns between two troubles.
@@ -85,7 +88,10 @@ impl Swarm {
     /// The mix of a seed.
     #[must_use]
     pub fn draw(random: &mut Random) -> Self {
+        // Some runs are a duel for one host id, without mercy.
+        let duel = random.chance(150);
         let machines = match random.below(10) {
+            _ if duel => 2,
             0..4 => 2,
             4..7 => 3,
             7 | 8 => 4,
@@ -100,7 +106,10 @@ impl Swarm {
         let common = smallest + u8::try_from(random.below(3)).unwrap_or(0);
         let mixed = random.chance(300);
         // Host ids: each its own, or shared by some or by all.
-        let shared = random.pick(&[0, 0, 300, 1000]);
+        let shared = match random.pick(&[0, 0, 300, 1000]) {
+            _ if duel => 1000,
+            drawn => drawn,
+        };
         let mut next = 0;
         let host_ids: Vec<u16> = (0..machines)
             .map(|_| {
@@ -150,7 +159,7 @@ impl Swarm {
                 .saturating_sub(limit / 2)
         };
         let faults = Faults {
-            slow: some(100),
+            slow: if duel { 200 } else { some(100) },
             fail: some(150),
             lie: some(100),
             hang: some(60),
@@ -168,7 +177,7 @@ impl Swarm {
             release: some(3),
             stall: some(4),
         };
-        let stuck = some(500);
+        let stuck = if duel { 1000 } else { some(500) };
         let stale_clock = some(500);
         Self {
             host_ids,
@@ -177,10 +186,11 @@ impl Swarm {
             rates_ppm,
             latencies,
             sector_size: if random.chance(100) { 4096 } else { 512 },
-            resources: random.index(4),
+            resources: if duel { 0 } else { random.index(4) },
             disks: random.pick(&[1, 1, 1, 1, 1, 1, 2, 3, 4]),
+            front: random.pick(&[2, 4, SECTORS]),
             client_pace: random.between(1, 30) * S,
-            faulty: random.between(1, 6) * bound_s * S / 2,
+            faulty: random.between(1, if duel { 12 } else { 6 }) * bound_s * S / 2,
             pace: random.between(3, 40) * S,
             faults,
             troubles,

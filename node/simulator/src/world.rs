@@ -4,6 +4,7 @@ mod daemon;
 mod io;
 mod operations;
 mod trouble;
+mod users;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -13,9 +13,7 @@
 use std::hash::{Hash, Hasher};
 
 use disk_format::{Geometry, HostBitmap, HostId, HostName, LockspaceName, delta};
-use lease::{
-    Config, DeltaLease, Effect, Input, IoId, IoOutcome, Monotonic, Now, Record, State,
-};
+use lease::{Config, DeltaLease, Effect, Input, IoId, IoOutcome, Monotonic, Now, Record, State};
 use stateright::{Checker, Model, Property};
 
 const GEOMETRY: Geometry = Geometry::Sector512Align1M;
@@ -245,7 +243,10 @@ impl World {
 
     fn reset(&mut self, index: usize) {
         let machine = &mut self.machines[index];
-        let doubt = machine.core.as_ref().is_some_and(|core| core.0.is_uncertain());
+        let doubt = machine
+            .core
+            .as_ref()
+            .is_some_and(|core| core.0.is_uncertain());
         // What was in flight is cut off with the machine.
         *machine = Machine {
             core: None,
@@ -338,10 +339,7 @@ impl Model for Lockspace {
         let mut busy = false;
         for (index, machine) in state.machines.iter().enumerate() {
             for (number, flight) in machine.flights.iter().enumerate() {
-                let over = matches!(
-                    flight.what,
-                    What::Seen(_) | What::Written | What::TooLate
-                );
+                let over = matches!(flight.what, What::Seen(_) | What::Written | What::TooLate);
                 if !over {
                     // The disk does not know that a machine is frozen; but a
                     // request that has not left it stays there.
@@ -471,15 +469,29 @@ fn explore(model: Lockspace, states: usize) {
 }
 
 #[test]
-fn two_machines_claim_a_free_host_id_and_one_request_hangs() {
+fn two_machines_claim_a_free_host_id_and_two_requests_hang() {
+    let model = Lockspace {
+        machines: 2,
+        freezes: 0,
+        hangs: 2,
+        failures: 0,
+        starts: 2,
+        horizon_s: 8,
+        goal: |state| state.highest > 0 && state.hangs_left == 0,
+    };
+    explore(model, 0);
+}
+
+#[test]
+fn a_request_fails_and_another_hangs() {
     let model = Lockspace {
         machines: 2,
         freezes: 0,
         hangs: 1,
-        failures: 0,
+        failures: 1,
         starts: 2,
-        horizon_s: 16,
-        goal: |state| state.highest > 0 && state.hangs_left == 0,
+        horizon_s: 9,
+        goal: |state| state.highest > 0 && state.hangs_left == 0 && state.failures_left == 0,
     };
     explore(model, 0);
 }
@@ -492,8 +504,36 @@ fn a_machine_freezes_and_the_other_takes_over() {
         hangs: 0,
         failures: 0,
         starts: 2,
-        horizon_s: 30,
+        horizon_s: 26,
         goal: |state| state.take_overs > 0 && state.freezes_left == 0,
+    };
+    explore(model, 0);
+}
+
+#[test]
+fn a_machine_freezes_while_a_request_hangs() {
+    let model = Lockspace {
+        machines: 2,
+        freezes: 1,
+        hangs: 1,
+        failures: 0,
+        starts: 1,
+        horizon_s: 7,
+        goal: |state| state.highest > 0 && state.freezes_left == 0 && state.hangs_left == 0,
+    };
+    explore(model, 0);
+}
+
+#[test]
+fn three_machines_claim_a_free_host_id() {
+    let model = Lockspace {
+        machines: 3,
+        freezes: 0,
+        hangs: 0,
+        failures: 0,
+        starts: 1,
+        horizon_s: 5,
+        goal: |state| state.highest > 0,
     };
     explore(model, 0);
 }

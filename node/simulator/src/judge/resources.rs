@@ -24,8 +24,6 @@ pub(super) struct ResourceHistory {
     shared: u64,
     /// Versions committed by another host than the owner.
     meddled: BTreeSet<u64>,
-    /// The leader on disk has gone back to an earlier version.
-    rolled_back: bool,
     /// Of the lease value block, what is surely on disk.
     lvb: u64,
 }
@@ -86,8 +84,7 @@ impl Judge {
         } else {
             history.exclusive = history.exclusive.max(holder.lver);
         }
-        let rolled_back = history.rolled_back;
-        if holder.lver <= least && !rolled_back {
+        if holder.lver <= least {
             let text = format!(
                 "R{} is granted in version {} after {least}",
                 holder.resource, holder.lver
@@ -147,7 +144,6 @@ impl Judge {
             history.meddled.insert(new.lver);
         }
         if new.lver < old.lver {
-            history.rolled_back = true;
             // With several disks the minority may lag behind.
             if !history.meddled.contains(&new.lver) && !self.several_disks {
                 let text = format!(
@@ -162,8 +158,7 @@ impl Judge {
             .committed
             .entry(new.lver)
             .or_insert(owner);
-        let rolled_back = self.resources[resource].rolled_back;
-        if committed != owner && !self.several_disks && !rolled_back {
+        if committed != owner && !self.several_disks {
             let text = format!(
                 "version {} of R{resource} was committed for host {} generation {}, and {who} writes host {} generation {}",
                 new.lver, committed.0, committed.1, owner.0, owner.1

@@ -68,7 +68,7 @@ impl World {
             not_after,
         } = request;
         let it = &self.machines[machine];
-        let fate = Fate::draw(
+        let mut fate = Fate::draw(
             &mut self.random,
             &self.faults,
             self.now,
@@ -76,6 +76,12 @@ impl World {
             it.config.io_timeout_s,
             spot.sectors,
         );
+        if frees_host_id(spot, write.as_deref())
+            && fate.lands > Some(self.now + self.swarm.bound_s() * S / 2)
+        {
+            fate.lands = None;
+            fate.ok = false;
+        }
         let serial = self.next_serial();
         if self.trace.is_kept() {
             let kind = if write.is_some() { "write" } else { "read" };
@@ -203,6 +209,16 @@ impl World {
             return self.drop_flight(slot);
         }
         let (machine, spot, orphan) = (flight.machine, flight.spot, flight.orphan);
+        let asked = flight.asked;
+        let frees = frees_host_id(spot, flight.write.as_deref());
+        if frees && now > asked + self.swarm.bound_s() * S / 2 {
+            // See what cannot happen in the fault model.
+            if let Some(flight) = self.flight(slot, serial) {
+                flight.stage = Stage::Over;
+                flight.fate.ok = false;
+            }
+            return self.at(now, Event::Tell(slot, serial, false));
+        }
         if !orphan && let Some((until, fails)) = self.stalled(spot, machine) {
             let jitter = self.random.below(S / 2);
             if fails && self.random.chance(500) {
@@ -439,6 +455,13 @@ impl Stall {
                 .sector
                 .is_none_or(|sector| (spot.sector..spot.sector + spot.sectors).contains(&sector))
     }
+}
+
+fn frees_host_id(spot: Spot, write: Option<&[u8]>) -> bool {
+    spot.area == Area::Lockspace
+        && write
+            .and_then(delta::leader)
+            .is_some_and(|record| record.timestamp == 0)
 }
 
 /// What a write says, in a few words.

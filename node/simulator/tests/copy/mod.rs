@@ -29,14 +29,14 @@ pub(crate) fn is(number: u32) -> bool {
 }
 "#;
 
-pub struct Copy {
+pub(crate) struct Copy {
     root: PathBuf,
     target: PathBuf,
 }
 
 impl Copy {
     /// Copies the sources; the built parts of earlier copies stay of use.
-    pub fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let work = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mutations");
         let root = work.join("source");
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -60,34 +60,44 @@ impl Copy {
             "node/protocol/lease/src/lib.rs",
             "#![forbid(unsafe_code)]",
             "#![forbid(unsafe_code)]\nmod mutation;",
-            "the copy's set-up",
-        );
+        )
+        .expect("the crate's attribute");
         this
     }
 
-    /// Plants a mutation.
-    pub fn plant(&self, number: usize, mutant: &Mutant) {
-        let path = format!("node/protocol/lease/src/{}", mutant.file);
-        let with = mutant
-            .with
-            .replace("LIVE", &format!("crate::mutation::is({number})"));
-        self.replace(&path, mutant.find, &with, mutant.name);
+    /// Plants mutations.
+    pub(crate) fn plant(&self, mutants: &[Mutant]) {
+        let mut misfits = Vec::new();
+        for (index, mutant) in mutants.iter().enumerate() {
+            let path = format!("node/protocol/lease/src/{}", mutant.file);
+            let live = format!("crate::mutation::is({})", index + 1);
+            let with = mutant.with.replace("LIVE", &live);
+            if let Err(misfit) = self.replace(&path, mutant.find, &with) {
+                misfits.push(format!("{}: {misfit}", mutant.name));
+            }
+        }
+        assert!(
+            misfits.is_empty(),
+            "adapt these mutations to the present source:\n{}",
+            misfits.join("\n")
+        );
     }
 
-    fn replace(&self, path: &str, find: &str, with: &str, name: &str) {
-        let path = self.root.join(path);
-        let text = fs::read_to_string(&path).expect("a source file");
+    fn replace(&self, path: &str, find: &str, with: &str) -> Result<(), String> {
+        let file = self.root.join(path);
+        let text = fs::read_to_string(&file).expect("a source file");
         let times = text.matches(find).count();
-        assert!(
-            times == 1,
-            "{name}: what it replaces is {times} times in {}: adapt it to the present source: {find}",
-            path.display()
-        );
-        fs::write(&path, text.replacen(find, with, 1)).expect("written");
+        if times != 1 {
+            return Err(format!(
+                "what it replaces is {times} times in {path}: {find}"
+            ));
+        }
+        fs::write(&file, text.replacen(find, with, 1)).expect("written");
+        Ok(())
     }
 
     /// Builds the simulator around the copy.
-    pub fn build(&self) -> PathBuf {
+    pub(crate) fn build(&self) -> PathBuf {
         let output = Command::new(env!("CARGO"))
             .args(["build", "--quiet", "--offline", "--package", "simulator"])
             .args(["--bin", "simulate"])

@@ -1,13 +1,4 @@
-//! Every interleaving of a few hosts on one resource: the real cores, walked
-//! through by stateright.
-//!
-//! A host is a core and its requests. A request takes effect and is told in
-//! two steps, at any time; a write may be told as failed whether it took
-//! effect or not, as often as the model allows. Time is each host's own: it
-//! only moves when a host has nothing else to do, to its next deadline, so no
-//! two hosts' clocks agree on anything. A host may die at any moment, with
-//! what it had in flight; from then on the others see it dead.
-#![allow(missing_docs, reason = "tests")]
+//! A few hosts, each a real core and its requests, and one resource.
 
 use std::collections::BTreeMap;
 
@@ -20,31 +11,34 @@ use lease::resource::{
     ReleaseOptions, Target, Us,
 };
 use lease::{IoId, IoOutcome, Monotonic, Now};
-use stateright::{Checker, Model, Property};
 
-const GEOMETRY: Geometry = Geometry::Sector512Align1M;
-const SECTOR: usize = 512;
+pub(crate) const GEOMETRY: Geometry = Geometry::Sector512Align1M;
+pub(crate) const SECTOR: usize = 512;
 /// When all clocks begin: long after everybody was last seen.
-const DAWN: u64 = 10_000_000_000_000;
+pub(crate) const DAWN: u64 = 10_000_000_000_000;
 
 /// What a host does, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Wish {
+pub(crate) enum Wish {
     Exclusive,
     Shared,
     /// Gives back what it holds, if anything.
     GiveBack,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a handful of them, cloned with the state they are in"
+)]
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Op {
+pub(crate) enum Op {
     None,
     Acquire(Acquire),
     Release(Release),
 }
 
 impl Op {
-    fn get(&mut self) -> Option<&mut dyn Operation> {
+    pub(crate) fn get(&mut self) -> Option<&mut dyn Operation> {
         match self {
             Self::None => None,
             Self::Acquire(op) => Some(op),
@@ -52,7 +46,7 @@ impl Op {
         }
     }
 
-    fn look(&self) -> Option<&dyn Operation> {
+    pub(crate) fn look(&self) -> Option<&dyn Operation> {
         match self {
             Self::None => None,
             Self::Acquire(op) => Some(op),
@@ -63,15 +57,15 @@ impl Op {
 
 /// A request in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Flight {
-    io: IoId,
-    sector: usize,
+pub(crate) struct Flight {
+    pub(crate) io: IoId,
+    pub(crate) sector: usize,
     /// Bytes to read, or to write.
-    what: What,
+    pub(crate) what: What,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum What {
+pub(crate) enum What {
     /// So many sectors.
     Read(usize),
     /// A host's record in the lockspace.
@@ -84,20 +78,20 @@ enum What {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Host {
-    now: u64,
-    op: Op,
-    told: bool,
-    wish: usize,
-    flights: Vec<Flight>,
-    held: Option<Held2>,
-    alive: bool,
-    ios: u32,
+pub(crate) struct Host {
+    pub(crate) now: u64,
+    pub(crate) op: Op,
+    pub(crate) told: bool,
+    pub(crate) wish: usize,
+    pub(crate) flights: Vec<Flight>,
+    pub(crate) held: Option<Held2>,
+    pub(crate) alive: bool,
+    pub(crate) ios: u32,
 }
 
 /// What is held, hashable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Held2(Held);
+pub(crate) struct Held2(pub(crate) Held);
 
 impl std::hash::Hash for Held2 {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
@@ -108,21 +102,21 @@ impl std::hash::Hash for Held2 {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct World {
+pub(crate) struct World {
     /// Leader, request, hosts.
-    disk: Vec<Vec<u8>>,
-    hosts: Vec<Host>,
+    pub(crate) disk: Vec<Vec<u8>>,
+    pub(crate) hosts: Vec<Host>,
     /// Owner of each version ever committed.
-    committed: BTreeMap<u64, (u64, u64)>,
+    pub(crate) committed: BTreeMap<u64, (u64, u64)>,
     /// Versions granted exclusively.
-    granted: Vec<u64>,
-    failures_left: u8,
-    deaths_left: u8,
-    broken: Option<&'static str>,
+    pub(crate) granted: Vec<u64>,
+    pub(crate) failures_left: u8,
+    pub(crate) deaths_left: u8,
+    pub(crate) broken: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+pub(crate) enum Action {
     /// A request takes effect.
     Effect(usize, usize),
     /// It is told.
@@ -138,17 +132,17 @@ enum Action {
 }
 
 /// A small world.
-struct Paxos {
-    wishes: Vec<Vec<Wish>>,
-    failures: u8,
-    deaths: u8,
+pub(crate) struct Paxos {
+    pub(crate) wishes: Vec<Vec<Wish>>,
+    pub(crate) failures: u8,
+    pub(crate) deaths: u8,
     /// Most requests of one host: ballots could be lost for ever.
-    ios_max: u32,
+    pub(crate) ios_max: u32,
     /// What must be possible.
-    goal: fn(&World) -> bool,
+    pub(crate) goal: fn(&World) -> bool,
 }
 
-struct View<'a>(&'a [bool]);
+pub(crate) struct View<'a>(&'a [bool]);
 
 impl Owners for View<'_> {
     fn observed(&self, _: &LockspaceName, host: HostId) -> Option<Observed> {
@@ -172,11 +166,11 @@ impl Owners for View<'_> {
     }
 }
 
-fn lockspace() -> LockspaceName {
+pub(crate) fn lockspace() -> LockspaceName {
     LockspaceName::new("LS").expect("a name")
 }
 
-fn target() -> Target {
+pub(crate) fn target() -> Target {
     Target {
         lockspace: lockspace(),
         resource: ResourceName::new("R").expect("a name"),
@@ -185,11 +179,11 @@ fn target() -> Target {
     }
 }
 
-fn host_id(index: usize) -> HostId {
+pub(crate) fn host_id(index: usize) -> HostId {
     HostId::from_index(index).expect("a host id")
 }
 
-fn us(index: usize) -> Us {
+pub(crate) fn us(index: usize) -> Us {
     Us {
         host_id: host_id(index),
         generation: Generation(1),
@@ -199,7 +193,7 @@ fn us(index: usize) -> Us {
 }
 
 /// A host's record: its clock moves as long as it lives.
-fn delta_record(index: usize, alive: bool) -> Vec<u8> {
+pub(crate) fn delta_record(index: usize, alive: bool) -> Vec<u8> {
     let leader = Leader {
         owner_id: u64::from(host_id(index).get()),
         owner_generation: 1,
@@ -213,7 +207,7 @@ fn delta_record(index: usize, alive: bool) -> Vec<u8> {
 }
 
 impl Paxos {
-    fn initial(&self) -> World {
+    pub(crate) fn initial(&self) -> World {
         let hosts = self.wishes.len();
         let name = target().resource;
         let count = u32::try_from(hosts).expect("few");
@@ -243,14 +237,17 @@ impl Paxos {
 }
 
 /// Without the zeros at the end.
-fn trimmed(sector: &[u8]) -> Vec<u8> {
-    let length = sector.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+pub(crate) fn trimmed(sector: &[u8]) -> Vec<u8> {
+    let length = sector
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .map_or(0, |at| at + 1);
     sector[..length].to_vec()
 }
 
 impl World {
     /// Gives a host's operation an input, and takes its requests and result.
-    fn input(&mut self, index: usize, input: Input<'_>) {
+    pub(crate) fn input(&mut self, index: usize, input: Input<'_>) {
         let alive: Vec<bool> = self.hosts.iter().map(|host| host.alive).collect();
         let host = &mut self.hosts[index];
         let now = Now {
@@ -274,7 +271,8 @@ impl World {
                 flight.is_write() && other.is_write() && other.sector == flight.sector
             });
             if doubtful {
-                self.broken.get_or_insert("a write follows one in flight to the same sector");
+                self.broken
+                    .get_or_insert("a write follows one in flight to the same sector");
             }
             host.flights.push(flight);
         }
@@ -327,13 +325,15 @@ impl World {
     }
 
     /// The request of a host takes effect.
-    fn effect(&mut self, index: usize, number: usize) {
+    pub(crate) fn effect(&mut self, index: usize, number: usize) {
         let flight = self.hosts[index].flights[number].clone();
         let after = match flight.what {
             What::Read(sectors) => What::Seen(
                 (flight.sector..flight.sector + sectors)
                     .flat_map(|sector| {
-                        self.disk.get(sector).map_or_else(|| vec![0; SECTOR], |bytes| padded(bytes))
+                        self.disk
+                            .get(sector)
+                            .map_or_else(|| vec![0; SECTOR], |bytes| padded(bytes))
                     })
                     .collect(),
             ),
@@ -350,7 +350,7 @@ impl World {
         self.hosts[index].flights[number].what = after;
     }
 
-    fn tell(&mut self, index: usize, number: usize, fails: bool) {
+    pub(crate) fn tell(&mut self, index: usize, number: usize, fails: bool) {
         let flight = self.hosts[index].flights.remove(number);
         let outcome = match &flight.what {
             _ if fails => IoOutcome::Failed(5),
@@ -360,7 +360,7 @@ impl World {
         self.input(index, Input::Io(flight.io, outcome));
     }
 
-    fn next(&mut self, index: usize, wish: Wish) {
+    pub(crate) fn next(&mut self, index: usize, wish: Wish) {
         let host = &mut self.hosts[index];
         host.wish += 1;
         host.told = false;
@@ -391,22 +391,22 @@ impl World {
 }
 
 impl Flight {
-    fn is_write(&self) -> bool {
+    pub(crate) fn is_write(&self) -> bool {
         matches!(self.what, What::Write(_) | What::Written)
     }
 
-    fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self.what, What::Seen(_) | What::Written)
     }
 }
 
-fn padded(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn padded(bytes: &[u8]) -> Vec<u8> {
     let mut sector = bytes.to_vec();
     sector.resize(SECTOR, 0);
     sector
 }
 
-fn flight(effect: Effect) -> Flight {
+pub(crate) fn flight(effect: Effect) -> Flight {
     let sector = |offset: u64| usize::try_from(offset).expect("small") / SECTOR;
     match effect {
         Effect::Read {
@@ -439,187 +439,4 @@ fn flight(effect: Effect) -> Flight {
             what: What::Write(content.as_slice().to_vec()),
         },
     }
-}
-
-impl Model for Paxos {
-    type State = World;
-    type Action = Action;
-
-    fn init_states(&self) -> Vec<World> {
-        vec![self.initial()]
-    }
-
-    fn actions(&self, state: &World, actions: &mut Vec<Action>) {
-        for (index, host) in state.hosts.iter().enumerate() {
-            if !host.alive {
-                continue;
-            }
-            for (number, flight) in host.flights.iter().enumerate() {
-                actions.push(if flight.is_over() {
-                    Action::Tell(index, number)
-                } else {
-                    Action::Effect(index, number)
-                });
-                // Only of a write is it of interest whether it took effect.
-                if state.failures_left > 0 && flight.is_write() {
-                    actions.push(Action::Fail(index, number));
-                }
-            }
-            let idle = host.flights.is_empty();
-            match host.op.look() {
-                None => {
-                    if host.wish < self.wishes[index].len() {
-                        actions.push(Action::Next(index));
-                    }
-                }
-                Some(op) => {
-                    if idle && op.deadline().is_some() {
-                        actions.push(Action::Wait(index));
-                    }
-                }
-            }
-            if state.deaths_left > 0 {
-                actions.push(Action::Die(index));
-            }
-        }
-    }
-
-    fn next_state(&self, last: &World, action: Action) -> Option<World> {
-        let mut state = last.clone();
-        match action {
-            Action::Effect(index, number) => state.effect(index, number),
-            Action::Tell(index, number) => state.tell(index, number, false),
-            Action::Fail(index, number) => {
-                state.failures_left -= 1;
-                state.tell(index, number, true);
-            }
-            Action::Wait(index) => {
-                let due = state.hosts[index].op.look()?.deadline()?;
-                let host = &mut state.hosts[index];
-                host.now = host.now.max(due.0);
-                state.input(index, Input::Tick);
-            }
-            Action::Next(index) => {
-                let wish = *self.wishes[index].get(state.hosts[index].wish)?;
-                state.next(index, wish);
-            }
-            Action::Die(index) => {
-                state.deaths_left -= 1;
-                let host = &mut state.hosts[index];
-                host.alive = false;
-                host.op = Op::None;
-                host.flights.clear();
-                host.held = None;
-            }
-        }
-        Some(state)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        vec![
-            Property::always("nothing is broken", |_, state: &World| {
-                state.broken.is_none()
-            }),
-            Property::sometimes("what is wanted is possible", |model: &Self, state| {
-                (model.goal)(state)
-            }),
-        ]
-    }
-
-    fn within_boundary(&self, state: &World) -> bool {
-        state.hosts.iter().all(|host| host.ios <= self.ios_max)
-    }
-}
-
-fn explore(model: Paxos, states: usize) {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let began = std::time::Instant::now();
-    let checker = model.checker().threads(threads).spawn_dfs().join();
-    println!(
-        "{} states, depth {}, {:?}",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        began.elapsed()
-    );
-    if let Some(path) = checker.discovery("nothing is broken") {
-        let broken = path.last_state().broken;
-        let actions: Vec<_> = path.into_actions();
-        panic!("{broken:?} after {actions:#?}");
-    }
-    checker.assert_properties();
-    assert_eq!(checker.unique_state_count(), states, "states");
-}
-
-use Wish::{Exclusive, GiveBack, Shared};
-
-#[test]
-fn two_hosts_take_turns() {
-    let model = Paxos {
-        wishes: vec![vec![Exclusive, GiveBack], vec![Exclusive, GiveBack]],
-        failures: 0,
-        deaths: 0,
-        ios_max: 12,
-        goal: |state| state.granted.len() == 2,
-    };
-    explore(model, 0);
-}
-
-#[test]
-fn two_hosts_contend_and_a_write_is_in_doubt() {
-    let model = Paxos {
-        wishes: vec![vec![Exclusive], vec![Exclusive]],
-        failures: 1,
-        deaths: 0,
-        ios_max: 12,
-        goal: |state| state.failures_left == 0 && state.granted.len() == 1,
-    };
-    explore(model, 0);
-}
-
-#[test]
-fn a_host_takes_over_from_a_dead_one() {
-    let model = Paxos {
-        wishes: vec![vec![Exclusive], vec![Exclusive]],
-        failures: 0,
-        deaths: 1,
-        ios_max: 16,
-        goal: |state| state.deaths_left == 0 && state.granted.len() == 2,
-    };
-    explore(model, 0);
-}
-
-#[test]
-fn a_shared_holder_keeps_an_exclusive_one_out() {
-    let model = Paxos {
-        wishes: vec![vec![Shared, GiveBack], vec![Exclusive]],
-        failures: 0,
-        deaths: 0,
-        ios_max: 14,
-        goal: |state| state.hosts[0].wish == 2 && state.granted.len() == 1,
-    };
-    explore(model, 0);
-}
-
-#[test]
-fn two_hosts_share() {
-    let model = Paxos {
-        wishes: vec![vec![Shared], vec![Shared]],
-        failures: 0,
-        deaths: 0,
-        ios_max: 16,
-        goal: |state| state.hosts.iter().all(|host| host.held.is_some()),
-    };
-    explore(model, 0);
-}
-
-#[test]
-fn three_hosts_contend() {
-    let model = Paxos {
-        wishes: vec![vec![Exclusive], vec![Exclusive], vec![Exclusive]],
-        failures: 0,
-        deaths: 0,
-        ios_max: 7,
-        goal: |state| state.granted.len() == 1,
-    };
-    explore(model, 0);
 }
