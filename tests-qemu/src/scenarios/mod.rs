@@ -6,6 +6,7 @@ mod cluster;
 mod damage;
 mod disk_boot;
 mod hot_network;
+mod lease_takeover;
 mod lun_faults;
 mod no_root;
 mod power_cut;
@@ -48,6 +49,12 @@ pub const ALL: &[Scenario] = &[
         promise: "two nodes share a lockspace; power cut, return and lost LUN show at the promised times",
         seats: 2,
         run: cluster::run,
+    },
+    Scenario {
+        name: "lease-takeover",
+        promise: "a lease held by a dead node's process goes to another node, not too soon; a holder that loses its LUN is stopped, its node reset",
+        seats: 2,
+        run: lease_takeover::run,
     },
     Scenario {
         name: "same-host-id",
