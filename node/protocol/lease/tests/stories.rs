@@ -214,7 +214,7 @@ fn the_peers_timeout_decides_how_long_it_is_waited_for() {
 }
 
 #[test]
-fn a_claim_made_anew_after_a_long_settle_time_is_the_same_acquisition() {
+fn a_claim_made_anew_after_a_long_settle_time_has_the_next_generation() {
     // The area was initialised with 10 s, the node runs with 2 s: it settles
     // for 2 × 10 s, by when a lease of 8 × 2 s has run out, and claims anew.
     let mut world = World::new(T, W);
@@ -226,40 +226,40 @@ fn a_claim_made_anew_after_a_long_settle_time_is_the_same_acquisition() {
     let first = world.disk[0];
     let took = world.until(60, "a holds", |world| world.is(a, State::Held));
     assert_eq!(10 + took, 20 + 4);
-    // Nobody can think the first one dead yet: the original has 1 here, too.
-    assert_eq!(world.generation(a), Some(1));
+    // Others may think the first one's generation dead before they look again.
+    assert_eq!(world.generation(a), Some(2));
     let second = world.disk[0];
     let differing: Vec<usize> = (0..second.len())
         .filter(|&byte| first[byte] != second[byte])
         .collect();
     let expected = |byte: &usize| {
-        // Timestamp, checksum.
-        (152..160).contains(byte) || (168..172).contains(byte)
+        // Generation, timestamp, checksum.
+        (40..48).contains(byte) || (152..160).contains(byte) || (168..172).contains(byte)
     };
     assert!(
         !differing.is_empty() && differing.iter().all(expected),
         "bytes {differing:?}"
     );
     let claimed = world.record(1);
-    assert_eq!((initial.owner_generation, claimed.owner_generation), (0, 1));
+    assert_eq!((initial.owner_generation, claimed.owner_generation), (0, 2));
     assert!(claimed.timestamp >= 22 && claimed.io_timeout == 2);
     assert!(world.disk[1..] == others, "nobody else's sector is touched");
     // Restarted, it is the next acquisition, and in one step.
     world.cut_power(a);
     world.boot(a);
     world.until(60, "a holds again", |world| world.is(a, State::Held));
-    assert_eq!(world.generation(a), Some(2));
+    assert_eq!(world.generation(a), Some(3));
 }
 
 #[test]
-fn a_claim_made_anew_so_late_that_it_may_be_thought_dead_has_the_next_generation() {
-    // Settling takes 2 × 40 s, longer than a watchdog needs to fire.
-    let mut world = World::new(40, W);
+fn a_claim_made_anew_soon_is_the_same_acquisition() {
+    // Settling takes 2 × 10 s, in which a lease of 8 × 4 s has not run out.
+    let mut world = World::new(T, W);
     let a = world.add("a", 1);
-    world.machines[a].config.io_timeout_s = 2;
+    world.machines[a].config.io_timeout_s = 4;
     world.boot(a);
     let took = world.until(200, "a holds", |world| world.is(a, State::Held));
-    assert_eq!((took, world.generation(a)), (80 + 4, Some(2)));
+    assert_eq!((took, world.generation(a)), (20 + 8, Some(1)));
 }
 
 #[test]

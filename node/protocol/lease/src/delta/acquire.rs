@@ -17,6 +17,9 @@ use crate::status::{Failure, Note};
 use crate::time::Monotonic;
 use crate::timings;
 
+/// How far a record's timestamp may be ahead of its writer's clock, seconds.
+const AHEAD_S: u64 = 2;
+
 impl DeltaLease {
     pub(super) fn start(&mut self, geometry: Geometry) {
         if matches!(self.stage, Stage::Waiting(_)) && self.config.host_id.fits(geometry).is_ok() {
@@ -50,7 +53,9 @@ impl DeltaLease {
     /// Otherwise a new generation would let others have at once what the old
     /// one's clients still use until their watchdog fires.
     fn is_over(&self, record: &Leader) -> bool {
-        self.succeeds || !self.config.watchdog || record.timestamp > self.timestamp()
+        // Renewals that follow each other within a second write ahead of time.
+        let now_s = self.timestamp().saturating_add(AHEAD_S);
+        self.succeeds || !self.config.watchdog || record.timestamp > now_s
     }
 
     /// Seconds after which an unchanged record's host is surely dead.
@@ -201,7 +206,7 @@ impl DeltaLease {
             // A previous holder with a longer timeout made us wait so long that
             // our own lease would soon expire: once more, with our own.
             Ok(record) if record == claim.record && self.is_stale(&claim) => {
-                let generation = self.generation_anew(&claim);
+                let generation = self.generation_anew(&claim, look);
                 self.claim(record, generation, look);
             }
             Ok(record) if record == claim.record => self.register(claim),
@@ -210,16 +215,14 @@ impl DeltaLease {
         }
     }
 
-    /// The generation of a claim that is made anew: the same, unless somebody
-    /// may by then think it dead. That takes 8T + W without a change, seen by
-    /// a look that may be 8T old, so nobody can before W.
-    fn generation_anew(&self, claim: &Claim) -> Generation {
-        let landed = self
-            .now
-            .boottime
-            .plus_s(2 * timings::io_s(self.config.io_timeout_s));
-        let unseen = claim.submitted.plus_s(self.config.fire_timeout_s.into());
-        if landed <= unseen {
+    /// The generation of a claim that is made anew, as `look` found it: the
+    /// same, if it surely lands within 8T of the first. Otherwise somebody with
+    /// a longer timeout may have looked after that, and call the generation dead
+    /// at 8T + W without another look.
+    fn generation_anew(&self, claim: &Claim, look: Pending) -> Generation {
+        let t = self.config.io_timeout_s;
+        let landed = look.since.plus_s(timings::io_s(t));
+        if landed <= claim.submitted.plus_s(timings::lost_s(t)) {
             Generation(claim.record.owner_generation)
         } else {
             next_generation(&claim.record)

@@ -229,7 +229,10 @@ impl DeltaLease {
             return self.lose(&held, loss);
         }
         let record = Leader {
-            timestamp: self.timestamp(),
+            // Others know a renewal by its change. Between two within one
+            // second of this clock, which stands still in sleep, time may have
+            // passed for them.
+            timestamp: self.timestamp().max(found.timestamp.saturating_add(1)),
             io_timeout: u16::from(self.config.io_timeout_s),
             ..self.extras.stored_in(found)
         }
