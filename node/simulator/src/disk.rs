@@ -29,7 +29,7 @@
 //! | frozen machine | between any two moments on the machine's side (asked, begins, told); the disk's side goes on |
 //! | frozen daemon | the same, while the rest of the machine runs on |
 //! | suspend | a freeze after which the two clocks have jumped apart |
-//! | stale clock | after a freeze the daemon acts upon a time read before it |
+//! | stale clock | after a freeze the daemon acts upon a time read before it, though never upon an I/O with a time read before its completion |
 //! | killed daemon | its requests stay in flight, its users run on, its registration with the watchdog stays |
 //! | power cut, watchdog's reset | see below |
 //! | clocks | every machine counts from elsewhere and at its own rate |

@@ -72,6 +72,8 @@ pub struct Flight {
     pub stage: Stage,
     /// What a read saw.
     pub seen: Vec<u8>,
+    /// World time at which it last took effect.
+    pub over_at: u64,
     /// Its outcome was told.
     pub told: bool,
     /// The machine has ended: nobody will be told.

@@ -4,7 +4,6 @@
 mod resources;
 
 use disk_format::{Generation, delta};
-use lease::State;
 
 use crate::clock::S;
 use crate::disk::{Area, Disk, SECTORS};
@@ -108,13 +107,11 @@ impl Judge {
             return;
         };
         // Only who holds its host id acts upon what it believes.
-        if !matches!(
-            membership.lease.status().state,
-            State::Held | State::Failing
-        ) {
+        let clock = one.clock.at(now).boottime;
+        let status = membership.lease.status();
+        if status.expires.is_none_or(|expires| expires <= clock) {
             return;
         }
-        let clock = one.clock.at(now).boottime;
         for (number, other) in machines.iter().enumerate() {
             let id = other.config.host_id;
             if number == who || id == one.config.host_id {

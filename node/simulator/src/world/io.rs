@@ -114,6 +114,7 @@ impl World {
             fate,
             stage: Stage::Asked,
             seen,
+            over_at: self.now,
             told: false,
             orphan: false,
         };
@@ -267,6 +268,7 @@ impl World {
         let Some(mut flight) = self.flights[slot].take_if(|flight| flight.serial == serial) else {
             return;
         };
+        flight.over_at = self.now;
         if flight.write.is_some() {
             let late = self.now - flight.asked
                 > u64::from(self.machines[flight.machine].config.io_timeout_s) * S;
@@ -347,6 +349,10 @@ impl World {
                 };
                 self.say(machine, "told", format_args!("#{serial} {told}"));
             }
+            // The clock is read once the completion is at hand.
+            let it = &mut self.machines[machine];
+            let took_effect = it.clock.at(flight.over_at).boottime;
+            it.stale = it.stale.filter(|stale| stale.boottime >= took_effect);
             self.deliver(machine, &flight, outcome);
         }
         flight.told = true;
