@@ -97,7 +97,7 @@ const EVERY_ACTION: &str = "
     shutdown
     shutdown -f 1 -w 1
     init
-    init -s LS:1:{img}:0 -o 3
+    init -s LS:1:{img}:0
     init -r LS:R:{img}:1M
     init -r x
     read
