@@ -76,7 +76,8 @@ impl Storage {
 
     fn serve_late(&mut self, micros: u32) -> Result<PathBuf> {
         let socket = self.file.with_extension("socket");
-        let delay = format!("delay-read={micros}us");
+        // The filter knows seconds and milliseconds.
+        let delay = format!("{}.{:03}ms", micros / 1000, micros % 1000);
         self.start(
             "nbdkit",
             Command::new("nbdkit")
@@ -84,8 +85,8 @@ impl Storage {
                 .arg(&socket)
                 .arg("file")
                 .arg(&self.file)
-                .arg(delay)
-                .arg(format!("delay-write={micros}us")),
+                .arg(format!("delay-read={delay}"))
+                .arg(format!("delay-write={delay}")),
         )?;
         wait_until("nbdkit's socket", || socket.exists())?;
         let mount = self.file.with_extension("late");
