@@ -172,6 +172,8 @@ pub struct Membership {
     pub readings: u32,
     /// It was held once.
     pub held: bool,
+    /// It was lost, its users are dead, and the watchdog knows.
+    pub abandoned: bool,
 }
 
 /// Somebody relies on this machine's lease on its host id: the daemon said it
@@ -249,6 +251,7 @@ impl Membership {
             was: State::Waiting,
             readings: 0,
             held: false,
+            abandoned: false,
         }
     }
 }

@@ -103,7 +103,12 @@ impl World {
         if self.is_writing_lease(machine) {
             return self.at(self.now + S, Event::Rejoin(machine, process));
         }
+        let abandoned = self.machines[machine]
+            .membership()
+            .is_some_and(|membership| membership.abandoned);
         match self.machines[machine].state() {
+            // The retry of an attempt that has succeeded since.
+            Some(State::Lost) if !abandoned => {}
             // An attempt failed: the next.
             Some(State::Waiting) => {
                 let geometry = self.disk.geometry();
@@ -388,6 +393,13 @@ impl World {
             return self.at(self.now + S, Event::UsersDie(machine, membership));
         }
         self.say(machine, "abandons", format_args!("its users are dead"));
+        if let Some(ended) = self.machines[machine]
+            .process
+            .as_mut()
+            .and_then(|process| process.membership.as_mut())
+        {
+            ended.abandoned = true;
+        }
         self.end_tenure(machine, membership);
         self.set_watchdog(machine, membership, 0);
         let later = self.now + self.random.below(10_000) * MS;
