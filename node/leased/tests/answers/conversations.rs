@@ -440,7 +440,7 @@ pub(crate) fn leases(about: &About) -> Vec<Conversation> {
                 register(),
                 about.acquire(none, one),
                 all(),
-                about.acquire(none, &[zeros.clone()]),
+                about.acquire(none, std::slice::from_ref(&zeros)),
                 inquire(),
                 all(),
                 about.acquire(none, &[zeros]),

@@ -35,6 +35,8 @@ pub struct World {
     pub run_dir: PathBuf,
     /// The daemon and whatever a script left running.
     pub children: Vec<Child>,
+    /// Whether a line of [`Self::start`] is still under way.
+    started: bool,
     /// Process that `{pid}` stands for; at first one that nobody has.
     pub pid: u32,
     pub transcript: String,
@@ -54,6 +56,7 @@ impl World {
             dir,
             run_dir,
             children: Vec::new(),
+            started: false,
             pid: 99_999_999,
             transcript: String::new(),
         }
@@ -132,6 +135,9 @@ impl World {
 
     /// Runs one line and writes down what it did.
     pub fn step(&mut self, line: &str) {
+        if line.starts_with("status") && !self.started {
+            self.wait_for_silence();
+        }
         let (output, status) = self.run(line);
         let dir = self.dir.path().to_str().unwrap();
         let output = output
@@ -139,6 +145,19 @@ impl World {
             .replace(&format!(" {}", self.pid), " PID")
             .replace(&format!("pid={}", self.pid), "pid=PID");
         writeln!(self.transcript, "$ {line}\n{}=> {status}", steady(&output)).unwrap();
+    }
+
+    /// Waits until the daemon has seen the end of every earlier command's
+    /// connection, so that status shows none of them.
+    fn wait_for_silence(&self) {
+        wait_for("the daemon to see the end of connections", || {
+            let (status, _) = self.run("status");
+            let own = ["p -1 helper", "p -1 listener", "p -1 status"];
+            (!status
+                .lines()
+                .any(|line| line.starts_with("p -1 ") && !own.contains(&line)))
+            .then_some(())
+        });
     }
 
     pub fn script(&mut self, lines: &str) {
@@ -185,6 +204,7 @@ impl World {
     /// Starts a line that takes long; goes on once a lockspace of `gets` is in
     /// this state.
     pub fn start(&mut self, line: &str, lockspace: &str, state: &str) {
+        self.started = true;
         let child = self
             .environment(&mut self.program())
             .args(self.words(line))
@@ -203,6 +223,7 @@ impl World {
 
     /// Waits for what was started, and writes down what it did.
     pub fn finish(&mut self) {
+        self.started = false;
         let output = self.children.pop().unwrap().wait_with_output().unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         writeln!(self.transcript, "{printed}=> {:?}", output.status.code()).unwrap();
