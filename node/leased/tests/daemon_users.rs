@@ -325,6 +325,8 @@ fn without_privileges_it_still_ends_what_roots_processes_hold() {
     let path = file(&dir, "disk", 3);
     open_to_all(&path, 0o666);
     let daemon = Daemon::start_as_nobody("hostA");
+    // It answers once it is what it will be; connecting works before.
+    let text = daemon.status(1)[0].text.clone();
     let ids = |pid: u32, key: &str| -> Vec<String> {
         let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("runs");
         let line = text.lines().find_map(|line| line.strip_prefix(key));
@@ -339,7 +341,6 @@ fn without_privileges_it_still_ends_what_roots_processes_hold() {
     assert_eq!(ids(daemon.pid(), "Uid:"), vec![uid; 4]);
     assert!(!ids(daemon.pid(), "Gid:").contains(&"0".to_owned()));
     assert!(!ids(daemon.pid(), "Groups:").contains(&"0".to_owned()));
-    let text = daemon.status(1)[0].text.clone();
     let helper = text
         .split(' ')
         .find_map(|key| key.strip_prefix("helper_pid="));
