@@ -465,7 +465,11 @@ fn explore(model: Lockspace, states: usize) {
         panic!("{broken:?} after {actions:#?}");
     }
     checker.assert_properties();
-    assert_eq!(checker.unique_state_count(), states, "states");
+    assert_eq!(
+        checker.unique_state_count(),
+        states,
+        "the cores or the model walk through other states than before: if that was meant, pin the new number"
+    );
 }
 
 #[test]
@@ -479,7 +483,7 @@ fn two_machines_claim_a_free_host_id_and_two_requests_hang() {
         horizon_s: 8,
         goal: |state| state.highest > 0 && state.hangs_left == 0,
     };
-    explore(model, 0);
+    explore(model, 219_023);
 }
 
 #[test]
@@ -493,7 +497,7 @@ fn a_request_fails_and_another_hangs() {
         horizon_s: 9,
         goal: |state| state.highest > 0 && state.hangs_left == 0 && state.failures_left == 0,
     };
-    explore(model, 0);
+    explore(model, 221_140);
 }
 
 #[test]
@@ -507,7 +511,7 @@ fn a_machine_freezes_and_the_other_takes_over() {
         horizon_s: 26,
         goal: |state| state.take_overs > 0 && state.freezes_left == 0,
     };
-    explore(model, 0);
+    explore(model, 290_505);
 }
 
 #[test]
@@ -521,7 +525,7 @@ fn a_machine_freezes_while_a_request_hangs() {
         horizon_s: 7,
         goal: |state| state.highest > 0 && state.freezes_left == 0 && state.hangs_left == 0,
     };
-    explore(model, 0);
+    explore(model, 219_179);
 }
 
 #[test]
@@ -535,5 +539,5 @@ fn three_machines_claim_a_free_host_id() {
         horizon_s: 5,
         goal: |state| state.highest > 0,
     };
-    explore(model, 0);
+    explore(model, 2_473);
 }

@@ -121,7 +121,11 @@ fn explore(model: Paxos, states: usize) {
         panic!("{broken:?} after {actions:#?}");
     }
     checker.assert_properties();
-    assert_eq!(checker.unique_state_count(), states, "states");
+    assert_eq!(
+        checker.unique_state_count(),
+        states,
+        "the cores or the model walk through other states than before: if that was meant, pin the new number"
+    );
 }
 
 use Wish::{Exclusive, GiveBack, Shared};
@@ -135,7 +139,7 @@ fn two_hosts_take_turns() {
         ios_max: 12,
         goal: |state| state.granted.len() == 2,
     };
-    explore(model, 0);
+    explore(model, 28_561);
 }
 
 #[test]
@@ -147,7 +151,7 @@ fn two_hosts_contend_and_a_write_is_in_doubt() {
         ios_max: 12,
         goal: |state| state.failures_left == 0 && state.granted.len() == 1,
     };
-    explore(model, 0);
+    explore(model, 86_593);
 }
 
 #[test]
@@ -159,7 +163,7 @@ fn a_host_takes_over_from_a_dead_one() {
         ios_max: 16,
         goal: |state| state.deaths_left == 0 && state.granted.len() == 2,
     };
-    explore(model, 0);
+    explore(model, 172_257);
 }
 
 #[test]
@@ -171,7 +175,7 @@ fn a_shared_holder_keeps_an_exclusive_one_out() {
         ios_max: 14,
         goal: |state| state.hosts[0].wish == 2 && state.granted.len() == 1,
     };
-    explore(model, 0);
+    explore(model, 62_257);
 }
 
 #[test]
@@ -183,7 +187,7 @@ fn two_hosts_share() {
         ios_max: 16,
         goal: |state| state.hosts.iter().all(|host| host.held.is_some()),
     };
-    explore(model, 0);
+    explore(model, 237_463);
 }
 
 #[test]
@@ -195,5 +199,5 @@ fn three_hosts_contend() {
         ios_max: 7,
         goal: |state| state.granted.len() == 1,
     };
-    explore(model, 0);
+    explore(model, 633_706);
 }
