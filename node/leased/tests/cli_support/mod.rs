@@ -204,6 +204,8 @@ impl World {
     /// Starts a line that takes long; goes on once a lockspace of `gets` is in
     /// this state.
     pub fn start(&mut self, line: &str, lockspace: &str, state: &str) {
+        // Connections are listed by their slots: it shall have the first.
+        self.wait_for_silence();
         self.started = true;
         let child = self
             .environment(&mut self.program())
