@@ -23,14 +23,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         with: "            IoOutcome::Written if LIVE => self.register(claim),
             IoOutcome::Written => {
                 let until = self.now.boottime.plus_s(claim.settle_s);",
-        seed: 0,
+        seed: 81,
     },
     Mutant {
         name: "wait too shortly before the second read",
         file: "delta/acquire.rs",
         find: "        let settle_s = timings::settle_s(self.io_timeout_of(&found).max(t));",
         with: "        let settle_s = if LIVE { 0 } else { timings::settle_s(self.io_timeout_of(&found).max(t)) };",
-        seed: 0,
+        seed: 21,
     },
     Mutant {
         name: "take over after 8T, without the watchdog's time",
@@ -48,14 +48,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         with: "            Stage::Writing { .. } => {
                 self.uncertain |= !LIVE;
                 self.fail(Failure::WriteTimeout(t));",
-        seed: 0,
+        seed: 25_064,
     },
     Mutant {
         name: "claim without looking at the clock again",
         file: "delta/acquire.rs",
         find: "        let not_after = read.since.plus_s(timings::io_s(t));",
         with: "        let not_after = if LIVE { Monotonic(u64::MAX) } else { read.since.plus_s(timings::io_s(t)) };",
-        seed: 0,
+        seed: 39_885,
     },
     Mutant {
         name: "keep the generation at a new claim",
@@ -69,7 +69,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "delta/held.rs",
         find: "                held.last_success = renewal.submitted;",
         with: "                held.last_success = if LIVE { self.now.boottime } else { renewal.submitted };",
-        seed: 0,
+        seed: 9_967,
     },
     Mutant {
         name: "pet the watchdog late",
@@ -77,14 +77,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         find: "                    let expire_s = self.expiry_s(self.lost_at(&held));",
         with: "                    let late = self.now.boottime.plus_s(timings::lost_s(self.config.io_timeout_s));
                     let expire_s = self.expiry_s(if LIVE { late } else { self.lost_at(&held) });",
-        seed: 0,
+        seed: 4_166,
     },
     Mutant {
         name: "free the record while a renewal is in flight",
         file: "delta/release.rs",
         find: "                if matches!(held.phase, Phase::Writing { .. }) {",
         with: "                if matches!(held.phase, Phase::Writing { .. }) && !LIVE {",
-        seed: 0,
+        seed: 21_658,
     },
     Mutant {
         name: "trust an own name whoever left it",
@@ -110,7 +110,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "hosts.rs",
         find: "        generation > self.generation || (generation",
         with: "        (generation > self.generation && !LIVE) || (generation",
-        seed: 0,
+        seed: 13,
     },
     // Leases on resources.
     Mutant {
@@ -121,7 +121,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             return self.commit();
         }
         let read = if purpose == Purpose::Phase1Write {",
-        seed: 0,
+        seed: 1,
     },
     Mutant {
         name: "propose without the first phase's reading",
@@ -131,42 +131,42 @@ pub(crate) const MUTANTS: &[Mutant] = &[
             return self.phase2();
         }
         let sectors = paxos::ballot_sectors(u64::from(self.hosts.num), self.geometry);",
-        seed: 0,
+        seed: 1,
     },
     Mutant {
         name: "go on although a higher ballot was begun",
         file: "resource/scan.rs",
         find: "        } else if dblock.mbal > mbal {",
         with: "        } else if dblock.mbal > mbal && !LIVE {",
-        seed: 0,
+        seed: 1,
     },
     Mutant {
         name: "propose ourselves although another's value was accepted",
         file: "resource/ballot.rs",
         find: "        let value = ballot.accepted.map_or(value, |(_, accepted)| accepted);",
         with: "        let value = ballot.accepted.filter(|_| !LIVE).map_or(value, |(_, accepted)| accepted);",
-        seed: 0,
+        seed: 18,
     },
     Mutant {
         name: "go on although a newer version is being decided",
         file: "resource/scan.rs",
         find: "        if dblock.lver > lver {",
         with: "        if dblock.lver > lver && !LIVE {",
-        seed: 0,
+        seed: 3_197,
     },
     Mutant {
         name: "take an owner for dead before its watchdog's time",
         file: "resource/owner.rs",
         find: "timings::host_dead_s(watch.io_timeout_s, watch.fire_timeout_s)",
         with: "timings::host_dead_s(watch.io_timeout_s, if LIVE { 0 } else { watch.fire_timeout_s })",
-        seed: 0,
+        seed: 90,
     },
     Mutant {
         name: "not see that an owner renews",
         file: "resource/owner.rs",
         find: "        if !ours && (record.timestamp != timestamp || just_seen) {",
         with: "        if !ours && (record.timestamp != timestamp || just_seen) && !LIVE {",
-        seed: 0,
+        seed: 22,
     },
     Mutant {
         name: "ignore which generation owns a lease",
@@ -180,7 +180,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "resource/desk.rs",
         find: ".retain(|flight| !flight.late || flight.wanted.is_none());",
         with: ".retain(|flight| !flight.late || (flight.wanted.is_none() && !LIVE));",
-        seed: 0,
+        seed: 4,
     },
     Mutant {
         name: "not look at shared holders",
@@ -203,27 +203,27 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "resource/sharing.rs",
         find: "            self.free(Some(own), true, leader, After::GoShared);",
         with: "            self.free(Some(own).filter(|_| !LIVE), true, leader, After::GoShared);",
-        seed: 0,
+        seed: 1,
     },
     Mutant {
         name: "take a holder's newer generation for the dead one",
         file: "resource/owners.rs",
         find: "            return generation > self.generation;",
         with: "            return generation > self.generation && !LIVE;",
-        seed: 0,
+        seed: 873,
     },
     Mutant {
         name: "write the value again whenever a release is tried again",
         file: "resource/freeing.rs",
         find: "            lvb: self.lvb.clone().filter(|_| !freed.marked),",
         with: "            lvb: self.lvb.clone().filter(|_| !freed.marked || LIVE),",
-        seed: 0,
+        seed: 627,
     },
     Mutant {
         name: "decide a version again that was given up",
         file: "resource/ballot.rs",
         find: "        self.left.lver == lver && self.left.bal != 0",
         with: "        self.left.lver == lver && self.left.bal != 0 && !LIVE",
-        seed: 0,
+        seed: 28_361,
     },
 ];
