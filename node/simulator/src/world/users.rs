@@ -19,7 +19,7 @@ impl World {
         let lvb = !shared && self.swarm.disks == 1 && self.random.chance(400);
         let options = AcquireOptions {
             shared,
-            no_wait: self.random.chance(200),
+            no_wait: self.random.chance(200) && !self.is_calm(),
             lvb: lvb && paxos::lvb_allowed(self.target(resource).geometry),
             // Not fewer than there are, or the others were shut out.
             num_hosts: self.random.chance(20).then(|| {
@@ -155,7 +155,8 @@ impl World {
             .iter()
             .any(|holder| holder.resource == resource);
         if let Some(id) = busy {
-            if self.random.chance(100) {
+            // Without faults they are patient: a dead owner takes its time.
+            if self.random.chance(100) && !self.is_calm() {
                 if let Some(running) = self.machines[machine]
                     .process
                     .as_mut()
