@@ -116,7 +116,7 @@ impl Figures {
 /// Boots our debug image in `directory` and measures it.
 pub fn measure_node(image: &image::Artifacts, directory: &Path) -> Result<Figures> {
     let lun = Lun::create(&directory.join("node.lun"), 1, 4)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, IO_TIMEOUT_S)?;
     let document = Document::new(1).with_lockspace(LOCKSPACE, &lun, 1, IO_TIMEOUT_S);
     let spec = Spec::new(image, 1)
         .with_config(document.text())
@@ -141,7 +141,7 @@ pub fn measure_reference(
     directory: &Path,
 ) -> Result<Figures> {
     let lun = Lun::create(&directory.join("reference.lun"), 2, 4)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, IO_TIMEOUT_S)?;
     let disk = Copy::of(&reference.disk, directory.join("reference.raw"))?;
     let mut spec = Spec::new(like, 2).with_lun(&lun);
     spec.name = "reference".to_owned();

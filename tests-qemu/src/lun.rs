@@ -98,14 +98,26 @@ impl Lun {
         digest(&self.path)
     }
 
-    /// Initialises a lockspace at its start with the original tool.
-    pub fn initialise(&self, lockspace: &str) -> Result<()> {
+    /// Initialises a lockspace at its start with the original tool, for hosts
+    /// with this io_timeout in seconds.
+    pub fn initialise(&self, lockspace: &str, io_timeout_s: u32) -> Result<()> {
         let area = format!("{lockspace}:0:{}:0", self.path.display());
         let block = self.block_bytes.to_string();
         let align = if self.block_bytes == 4096 { "8M" } else { "1M" };
         crate::tools::run(
             "sanlock",
-            &["direct", "init", "-s", &area, "-Z", &block, "-A", align],
+            &[
+                "direct",
+                "init",
+                "-s",
+                &area,
+                "-Z",
+                &block,
+                "-A",
+                align,
+                "-o",
+                &io_timeout_s.to_string(),
+            ],
         )?;
         Ok(())
     }

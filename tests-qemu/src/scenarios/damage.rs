@@ -21,7 +21,7 @@ const RENEWALS: u64 = 8;
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let lun = Lun::create(&context.directory.join("shared.lun"), 1, 4)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, 2)?;
     let document = Document::new(1).with_lockspace(LOCKSPACE, &lun, 1, 2);
     let spec = Spec::new(context.debug, 1)
         .with_config(document.text())

@@ -15,7 +15,7 @@ const LOCKSPACE: &str = "root";
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let lun = Lun::create(&context.directory.join("shared.lun"), 1, 4)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, 2)?;
     let root = context.directory.join("root.raw");
     std::fs::copy(&context.release.disk, &root).with_context(|| root.display().to_string())?;
     let before = lun::digest(&root)?;

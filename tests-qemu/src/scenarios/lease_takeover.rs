@@ -27,7 +27,7 @@ const DEAD: Duration = Duration::from_secs(8 * 2 + 60);
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let lun = Lun::create(&context.directory.join("shared.lun"), 1, 8)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, IO_TIMEOUT_S)?;
     let start = |number: u8| {
         let document =
             Document::new(number).with_lockspace(LOCKSPACE, &lun, number.into(), IO_TIMEOUT_S);

@@ -25,7 +25,7 @@ const MOMENTS: [Duration; 3] = [
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let lun = Lun::create(&context.directory.join("shared.lun"), 1, 4)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, IO_TIMEOUT_S)?;
     let mut generation = 0;
     for moment in MOMENTS {
         let document = Document::new(1).with_lockspace(LOCKSPACE, &lun, 1, IO_TIMEOUT_S);

@@ -17,7 +17,7 @@ const IO_TIMEOUT_S: u32 = 3;
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let lun = Lun::create(&context.directory.join("shared.lun"), 1, 4)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, IO_TIMEOUT_S)?;
     let start = |number: u8| {
         let document = Document::new(number).with_lockspace(LOCKSPACE, &lun, 1, IO_TIMEOUT_S);
         Node::start(

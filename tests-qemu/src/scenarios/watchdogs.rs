@@ -19,7 +19,7 @@ const NONE: &str = " module_blacklist=iTCO_wdt,softdog";
 
 pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let lun = Lun::create(&context.directory.join("shared.lun"), 1, 4)?;
-    lun.initialise(LOCKSPACE)?;
+    lun.initialise(LOCKSPACE, 2)?;
     let untouched = lun.digest()?;
 
     for (case, hardware, append, config) in [
