@@ -17,7 +17,10 @@ use super::client::{
     Connection, HostEntry, Reply, Resource, Space, command, host_entries, host_event, space, text,
     u32_at, u64_at, with_disk,
 };
-use super::{Loop, command as tool, file, wait_for};
+use super::{DEADLINE, Loop, command as tool, file, wait_for};
+
+/// How often the making of an area is asked for.
+const INITIALISE_TRIES: u32 = 3;
 
 /// Whose daemon a host runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,13 +179,31 @@ impl Host {
 
     pub fn init_space(&self, lockspace: &Space, io_timeout_s: u32) {
         let payload = space(lockspace, 0);
-        let reply = self.call(command::WRITE_LOCKSPACE, 0, 0, io_timeout_s, &payload);
-        assert_eq!(reply.result, 0, "{} initialises {lockspace:?}", self.kind);
+        let result = self.initialise(command::WRITE_LOCKSPACE, io_timeout_s, &payload);
+        assert_eq!(result, 0, "{} initialises {lockspace:?}", self.kind);
     }
 
     pub fn init_resource(&self, resource: &Resource) {
-        let reply = self.call(command::WRITE_RESOURCE, 0, 0, 0, &with_disk(resource));
-        assert_eq!(reply.result, 0, "{} initialises {resource:?}", self.kind);
+        let result = self.initialise(command::WRITE_RESOURCE, 0, &with_disk(resource));
+        assert_eq!(result, 0, "{} initialises {resource:?}", self.kind);
+    }
+
+    /// The original has been seen to forget a command that came right after
+    /// another; making an area twice does no harm.
+    fn initialise(&self, command: u32, data2: u32, payload: &[u8]) -> i32 {
+        for _ in 0..INITIALISE_TRIES {
+            let mut connection = self.connect();
+            connection
+                .stream()
+                .set_read_timeout(Some(DEADLINE / INITIALISE_TRIES))
+                .expect("set");
+            connection.send(command, 0, 0, data2, payload);
+            if let Ok(reply) = connection.try_reply() {
+                return reply.result;
+            }
+            assert_eq!(self.kind, Kind::Original, "ours forgot a command");
+        }
+        panic!("{} does not answer", self.kind)
     }
 
     /// The version a resource has on the disk.
