@@ -10,6 +10,7 @@ pub mod disk;
 pub mod lease;
 pub mod request;
 pub mod status;
+pub mod storage;
 pub mod wdmd;
 
 /// Where the supervisor listens for `nodectl` (mode 0600, root only).

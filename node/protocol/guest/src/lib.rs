@@ -1,0 +1,3 @@
+//! One QEMU guest, as bytes in and bytes out.
+
+#![forbid(unsafe_code)]

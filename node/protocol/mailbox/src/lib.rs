@@ -1,0 +1,3 @@
+//! The SPM mailbox as pure state machines.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! Thin provisioning as a pure state machine.
+
+#![forbid(unsafe_code)]

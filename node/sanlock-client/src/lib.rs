@@ -1,0 +1,3 @@
+//! A client of the lease daemon's socket.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,10 @@
+//! Storage of a Holdfast node: connections, domains, the pool and its manager,
+//! the mailbox and thin extension.
+//!
+//! Everything below `connect`, `block`, `file`, `image` and `pool` is ordinary
+//! blocking code that takes a [`job::Context`]. The daemon never calls it in its
+//! own process: it runs in worker processes, which may hang and be given up.
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod job;

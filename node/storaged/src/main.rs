@@ -1,0 +1,4 @@
+//! The storage daemon.
+#![forbid(unsafe_code)]
+
+fn main() {}
