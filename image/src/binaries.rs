@@ -13,10 +13,11 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "node";
 
 /// Our programs: cargo package (and binary) name, and where it goes in the root. The initrd's goes nowhere there.
-const PROGRAMS: [(&str, Option<&str>); 4] = [
+const PROGRAMS: [(&str, Option<&str>); 5] = [
     ("initrd", None),
     ("supervisor", Some("usr/lib/holdfast/supervisor")),
     ("leased", Some("usr/lib/holdfast/leased")),
+    ("storaged", Some("usr/lib/holdfast/storaged")),
     ("nodectl", Some("usr/bin/nodectl")),
 ];
 

@@ -13,11 +13,12 @@ use crate::tools::{self, Tools};
 use crate::{Error, Profile, keep, run, tree};
 
 /// Folders of the root, with their modes; the kernel's and the volatile ones are mounted over.
-const FOLDERS: [(&str, u32); 12] = [
+const FOLDERS: [(&str, u32); 13] = [
     ("dev", 0o755),
     ("etc", 0o755),
     ("mnt", 0o755),
     ("proc", 0o755),
+    ("rhev", 0o755),
     ("root", 0o700),
     ("run", 0o755),
     ("sys", 0o755),
@@ -29,13 +30,19 @@ const FOLDERS: [(&str, u32); 12] = [
 ];
 
 /// Links of the root: where it is, and what it says.
-const LINKS: [(&str, &str); 11] = [
+const LINKS: [(&str, &str); 14] = [
     ("bin", "usr/bin"),
     ("lib", "usr/lib"),
     ("lib64", "usr/lib64"),
     ("sbin", "usr/sbin"),
+    (
+        "etc/iscsi/initiatorname.iscsi",
+        "/run/holdfast/initiatorname.iscsi",
+    ),
     ("etc/machine-id", "/run/machine-id"),
     ("etc/mtab", "/proc/self/mounts"),
+    ("etc/multipath", "/run/multipath"),
+    ("etc/multipath.conf", "/run/holdfast/multipath.conf"),
     ("etc/os-release", "../usr/lib/os-release"),
     ("etc/resolv.conf", "/run/holdfast/resolv.conf"),
     ("usr/bin/hosted-engine", "nodectl"),
@@ -79,6 +86,9 @@ pub(crate) fn stage(
     }
     for (path, target) in LINKS {
         let path = dir.join(path);
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        }
         symlink(target, &path).map_err(Error::io("link", &path))?;
     }
 

@@ -5,15 +5,19 @@ use std::path::PathBuf;
 
 use disk_format::{HostId, HostIdError, HostName, LockspaceName, NameError};
 
+use crate::daemon::Configured;
+
 /// Printed by `leased --help`.
 pub const USAGE: &str = "\
-leased run --lockspace NAME:HOST_ID:PATH:OFFSET --host-name NAME [options]
+leased run --lockspace NAME:HOST_ID:PATH:OFFSET… --host-name NAME [options]
+leased run --sanlock-dir DIR --host-name NAME [options]
 
-Joins one lockspace and keeps its lease renewed until SIGTERM, then releases it.
+Joins lockspaces and keeps their leases renewed until SIGTERM, then releases
+them. With none it waits for clients to join theirs over sanlock's socket.
 
   --lockspace NAME:HOST_ID:PATH:OFFSET  lockspace, our host id in it, device or
                                         file, byte offset of the area; colons in
-                                        PATH may be written \\:
+                                        PATH may be written \\:; repeatable
   --host-name NAME        unique name of this host, the same after every boot
   --io-timeout S          1-255 seconds (10); renewals come every 2 x S, the
                           lease is lost after 8 x S without one
@@ -31,14 +35,8 @@ Example:
 /// What to join and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Lockspace name.
-    pub lockspace: LockspaceName,
-    /// Our host id.
-    pub host_id: HostId,
-    /// Device or file.
-    pub path: PathBuf,
-    /// Byte offset of the area.
-    pub offset: u64,
+    /// Lockspaces to join; with none, sanlock's socket is served.
+    pub lockspaces: Vec<Configured>,
     /// Our unique name.
     pub host_name: HostName,
     /// T, seconds.
@@ -107,7 +105,7 @@ impl Command {
         use lexopt::prelude::*;
         let mut parser = lexopt::Parser::from_args(arguments);
         let mut run = false;
-        let mut lockspace = None;
+        let mut lockspaces = Vec::new();
         let mut host_name = None;
         let mut io_timeout: u32 = 10;
         let mut fire_timeout: u32 = 60;
@@ -119,7 +117,7 @@ impl Command {
             match argument {
                 Long("help") | Short('h') => return Ok(Self::Help),
                 Value(word) if word == "run" && !run => run = true,
-                Long("lockspace") => lockspace = Some(parser.value()?.string()?),
+                Long("lockspace") => lockspaces.push(configured(&parser.value()?.string()?)?),
                 Long("host-name") => host_name = Some(HostName::new(&parser.value()?.string()?)?),
                 Long("io-timeout") => io_timeout = parser.value()?.parse()?,
                 Long("fire-timeout") => fire_timeout = parser.value()?.parse()?,
@@ -134,7 +132,9 @@ impl Command {
         if !run {
             return Err(UsageError::Missing("the command \"run\""));
         }
-        let lockspace = lockspace.ok_or(UsageError::Missing("--lockspace"))?;
+        if lockspaces.is_empty() && sanlock_dir.is_none() {
+            return Err(UsageError::Missing("--lockspace, or --sanlock-dir,"));
+        }
         let host_name = host_name.ok_or(UsageError::Missing("--host-name"))?;
         let io_timeout_s = match u8::try_from(io_timeout) {
             Ok(seconds @ 1..) => seconds,
@@ -155,13 +155,8 @@ impl Command {
                 most: 600,
             });
         }
-        let (name, host_id, path, offset) =
-            split_lockspace(&lockspace).ok_or_else(|| UsageError::Lockspace(lockspace.clone()))?;
         Ok(Self::Run(Box::new(Options {
-            lockspace: LockspaceName::new(name)?,
-            host_id: HostId::new(host_id)?,
-            path,
-            offset,
+            lockspaces,
             host_name,
             io_timeout_s,
             fire_timeout_s: fire_timeout,
@@ -171,6 +166,18 @@ impl Command {
             realtime,
         })))
     }
+}
+
+/// One value of `--lockspace`.
+fn configured(text: &str) -> Result<Configured, UsageError> {
+    let (name, host_id, path, offset) =
+        split_lockspace(text).ok_or_else(|| UsageError::Lockspace(text.to_owned()))?;
+    Ok(Configured {
+        name: LockspaceName::new(name)?,
+        host_id: HostId::new(host_id)?,
+        path,
+        offset,
+    })
 }
 
 /// The path is whatever lies between the second and the last colon: device
@@ -203,19 +210,37 @@ mod tests {
         let Ok(Command::Run(options)) = parse(line) else {
             panic!("understood")
         };
+        let [space] = &options.lockspaces[..] else {
+            panic!("one lockspace: {:?}", options.lockspaces)
+        };
         assert_eq!(
-            options.path,
+            space.path,
             PathBuf::from("/dev/disk/by-path/pci-0000:00:05.0")
         );
-        assert_eq!((options.host_id.get(), options.offset), (3, 1 << 20));
+        assert_eq!((space.host_id.get(), space.offset), (3, 1 << 20));
         assert_eq!((options.io_timeout_s, options.fire_timeout_s), (2, 30));
         assert_eq!(options.watchdog_socket, None);
     }
 
     #[test]
+    fn lockspaces_may_be_several_or_left_to_clients() {
+        let several = "run --host-name a --lockspace A:1:/dev/x:0 --lockspace B:2:/dev/y:0";
+        let none = "run --host-name a --sanlock-dir /run/sanlock";
+        for (line, count) in [(several, 2), (none, 0)] {
+            assert!(
+                matches!(parse(line).expect("understood"), Command::Run(options) if options.lockspaces.len() == count),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (line, message) in [
-            ("run --host-name a", "--lockspace is missing"),
+            (
+                "run --host-name a",
+                "--lockspace, or --sanlock-dir, is missing",
+            ),
             ("run --lockspace LS:1:/dev/x:0", "--host-name is missing"),
             (
                 "run --host-name a --lockspace LS:1:/dev/x:5",
@@ -240,6 +265,8 @@ mod tests {
             assert!(error.contains(message), "{line}: {error}");
         }
         let escaped = parse(r"run --host-name a --lockspace LS:1:/dev/a\:b:0").expect("understood");
-        assert!(matches!(escaped, Command::Run(options) if options.path.as_os_str() == "/dev/a:b"));
+        assert!(
+            matches!(escaped, Command::Run(options) if options.lockspaces[0].path.as_os_str() == "/dev/a:b")
+        );
     }
 }

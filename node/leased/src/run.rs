@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::daemon::{self, Configured, DaemonError, Node};
+use crate::daemon::{self, DaemonError, Node};
 use crate::options::Options;
 
 /// Runs until SIGTERM or SIGINT. Exit status: 0 released, or never held;
@@ -26,12 +26,7 @@ pub fn run(options: Options) -> Result<ExitCode, DaemonError> {
         high_priority: options.realtime,
         mlock_level: if options.realtime { 2 } else { 0 },
         node: Some(Node {
-            lockspaces: vec![Configured {
-                name: options.lockspace,
-                host_id: options.host_id,
-                path: options.path,
-                offset: options.offset,
-            }],
+            lockspaces: options.lockspaces,
             status_socket: options.socket,
             lease_socket: options.sanlock_dir.is_some(),
         }),
