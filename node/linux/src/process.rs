@@ -6,7 +6,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -142,6 +142,37 @@ pub fn with_signals(command: &mut Command) -> &mut Command {
     // SAFETY: between fork and exec the closure only issues system calls on memory of its
     // own stack; it allocates nothing and takes no lock.
     unsafe { command.pre_exec(unblock_signals) }
+}
+
+/// Makes a command start as the leader of a process group of its own, with no
+/// signal blocked, killed by the kernel when the *thread* that started it ends,
+/// and with the `inherited` descriptors open under the numbers they have here.
+///
+/// The thread has to stay until the child is reaped. A set-user-id program loses
+/// the tie, and so does whatever the child itself starts.
+pub fn tied<'a>(command: &'a mut Command, inherited: &[BorrowedFd<'_>]) -> &'a mut Command {
+    let parent = rustix::process::getpid();
+    let inherited: Vec<_> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
+    command.process_group(0);
+    let before_exec = move || {
+        unblock_signals()?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have died before the line above took effect.
+        if rustix::process::getppid() != Some(parent) {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        for &number in &inherited {
+            // SAFETY: F_SETFD takes a number and no pointer; in this forked process
+            // nothing but exec follows.
+            if unsafe { libc::fcntl(number, libc::F_SETFD, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure only issues system calls on memory made
+    // before the fork; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(before_exec) }
 }
 
 /// Empties the calling thread's signal mask.
@@ -397,6 +428,15 @@ mod tests {
             ..Spawn::default()
         };
         assert_eq!(spawn(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_tied_child_dies_with_the_thread_that_started_it() {
+        let thread = std::thread::spawn(|| {
+            let mut command = Command::new("sleep");
+            tied(command.arg("1000"), &[]).spawn().unwrap().id()
+        });
+        assert_eq!(end_of(thread.join().unwrap()), Exit::Signal(9));
     }
 
     #[test]

@@ -7,4 +7,5 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod command;
 pub mod job;
