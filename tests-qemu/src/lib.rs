@@ -18,6 +18,7 @@ pub mod document;
 pub mod evidence;
 pub mod http;
 pub mod kept;
+pub mod lab;
 pub mod line;
 pub mod lun;
 pub mod machine;

@@ -76,6 +76,8 @@ pub struct Spec {
     pub shell: bool,
     /// Leave the machine running when the harness ends.
     pub outlive: bool,
+    /// Network namespace QEMU runs in, when not the harness's own.
+    pub namespace: Option<PathBuf>,
 }
 
 impl Spec {
@@ -114,6 +116,7 @@ impl Spec {
             append: "console=ttyS0 panic=10 holdfast.console=ttyS1".to_owned(),
             shell: false,
             outlive: false,
+            namespace: None,
         }
     }
 
@@ -136,6 +139,13 @@ impl Spec {
     pub fn with_shell(mut self) -> Self {
         self.shell = true;
         self.append.push_str(" holdfast.debug_shell=ttyS2");
+        self
+    }
+
+    /// The same in the network of `lab`, with its servers within reach.
+    #[must_use]
+    pub fn in_lab(mut self, lab: &crate::lab::Lab) -> Self {
+        self.namespace = Some(lab.namespace());
         self
     }
 

@@ -88,10 +88,20 @@ impl Node {
         let arguments = arguments(&spec, directory, sockets.path())?;
         let errors = directory.join(format!("{}.qemu.log", log_name(&spec, directory)));
         let errors_file = File::create(&errors).with_context(|| errors.display().to_string())?;
-        let mut command = if spec.outlive {
-            Command::new(QEMU)
+        let start = if spec.outlive {
+            Command::new
         } else {
-            tied::command(QEMU)
+            tied::command
+        };
+        let mut command = match &spec.namespace {
+            None => start(QEMU),
+            Some(namespace) => {
+                let mut command = start("nsenter");
+                command
+                    .arg(format!("--net={}", namespace.display()))
+                    .arg(QEMU);
+                command
+            }
         };
         let mut child = command
             .args(&arguments)

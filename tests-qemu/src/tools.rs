@@ -8,11 +8,17 @@ use anyhow::{Context, Result, bail, ensure};
 /// Program and the Debian package that brings it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("dumpe2fs", "e2fsprogs"),
+    ("ganesha.nfsd", "nfs-ganesha nfs-ganesha-vfs"),
+    ("ip", "iproute2"),
     ("mcopy", "mtools"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.vfat", "dosfstools"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("nsenter", "util-linux"),
     ("sanlock", "sanlock"),
+    ("tgtadm", "tgt"),
+    ("tgtd", "tgt"),
+    ("unshare", "util-linux"),
 ];
 
 /// Fails with the install line unless every program of the scenarios runs.
