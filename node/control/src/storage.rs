@@ -5,6 +5,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub mod connection;
+pub mod report;
+pub mod request;
+
+pub use connection::{Connection, Lun};
+pub use report::{Answer, Reply};
+pub use request::{Format, Request, VolumeName};
+
 /// Where `storaged` listens.
 pub const STORAGED_SOCKET: &str = "/run/holdfast/storaged.sock";
 

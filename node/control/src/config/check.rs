@@ -7,7 +7,7 @@ use toml::de::DeTable;
 
 use super::document::{At, Mistakes, Section, closest, shown};
 use super::names::{self, Read};
-use super::{Config, DOCUMENT_BYTES_MAX, Lockspace, Mistake, VERSION, Watchdog, network};
+use super::{Config, DOCUMENT_BYTES_MAX, Lockspace, Mistake, VERSION, Watchdog, network, storage};
 use crate::wdmd::test_interval_s;
 
 /// Areas are 1 MiB at least and stand at multiples of it.
@@ -114,11 +114,15 @@ fn read(root: &Section<'_, '_>, mistakes: &mut Mistakes) -> Config {
     let lockspace = root
         .section("lockspace", mistakes)
         .map(|section| lockspace(&section, &watchdog, mistakes));
+    let storage = root
+        .section("storage", mistakes)
+        .map(|section| storage::storage(&section, &watchdog, mistakes));
     Config {
         hostname,
         network,
         watchdog,
         lockspace,
+        storage,
     }
 }
 
@@ -258,7 +262,7 @@ fn lockspace(section: &Section<'_, '_>, watchdog: &Watchdog, mistakes: &mut Mist
 /// already stops petting one interval before it. A lease expires 8 × io_timeout
 /// after a renewal and is renewed every 2 × io_timeout; unless the one exceeds
 /// the other by the interval and a second of slack, a healthy node is reset.
-fn check_io_timeout(
+pub(super) fn check_io_timeout(
     section: &Section<'_, '_>,
     io_timeout_s: u32,
     fire_timeout_s: u32,

@@ -11,7 +11,17 @@ use super::{MISTAKES_MAX, Mistake};
 /// Every section and the keys it may hold; the one list from which unknown
 /// keys are told and the nearest known one is proposed.
 const KEYS: &[(&str, &[&str])] = &[
-    ("", &["version", "node", "network", "watchdog", "lockspace"]),
+    (
+        "",
+        &[
+            "version",
+            "node",
+            "network",
+            "watchdog",
+            "lockspace",
+            "storage",
+        ],
+    ),
     ("node", &["hostname"]),
     (
         "network",
@@ -33,6 +43,41 @@ const KEYS: &[(&str, &[&str])] = &[
             "host_id",
             "io_timeout",
             "host_name",
+        ],
+    ),
+    (
+        "storage",
+        &[
+            "pool",
+            "host_id",
+            "spm",
+            "manager",
+            "io_timeout",
+            "initiator_name",
+            "connection",
+        ],
+    ),
+    (
+        "storage.connection",
+        &[
+            "type",
+            "portals",
+            "target",
+            "user",
+            "password",
+            "mutual_user",
+            "mutual_password",
+            "interface",
+            "export",
+            "nfs_version",
+            "timeo",
+            "retrans",
+            "hard",
+            "spec",
+            "vfs_type",
+            "path",
+            "volume",
+            "options",
         ],
     ),
 ];

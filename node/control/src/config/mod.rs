@@ -8,10 +8,12 @@ mod check;
 mod document;
 mod names;
 mod network;
+mod storage;
 #[cfg(test)]
 mod tests;
 
 pub use check::{parse, parse_bytes};
+pub use storage::{Manager, SpmMode, Storage};
 
 /// The document version this crate reads.
 pub const VERSION: u64 = 1;
@@ -58,6 +60,8 @@ pub struct Config {
     pub watchdog: Watchdog,
     /// The lockspace to join, if any.
     pub lockspace: Option<Lockspace>,
+    /// Shared storage; `None`: the storage daemon does not run.
+    pub storage: Option<Storage>,
 }
 
 /// The management network: one bridge over a NIC, a bond, or a VLAN of either.

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod network;
+mod storage;
 
 const FULL: &str = r#"version = 1
 
@@ -170,6 +171,7 @@ fn every_key_is_read() {
                     ),
                 },
             ),
+            storage: None,
         }
     "#]]
     .assert_debug_eq(&config);
@@ -250,7 +252,7 @@ fire_timout = 60
 "#,
         &expect![[r#"
             line 2: hostname: unknown key; it belongs in [node]
-            line 3: colour: unknown key; known here: version, node, network, watchdog, lockspace
+            line 3: colour: unknown key; known here: version, node, network, watchdog, lockspace, storage
             line 4: watchdgo: unknown key; did you mean watchdog?
             line 7: node.host-name: unknown key; did you mean hostname?
             line 8: node.io_timeout: unknown key; it belongs in [lockspace]

@@ -1,0 +1,103 @@
+use expect_test::expect;
+
+use super::super::{Manager, SpmMode, parse};
+use super::check;
+use crate::storage::Connection;
+
+#[test]
+fn every_key_of_storage_is_read() {
+    let config = parse(
+        r#"version = 1
+[storage]
+pool = "5afe0000-1111-2222-3333-444455556666"
+host_id = 7
+spm = "auto"
+manager = "domain"
+io_timeout = 5
+initiator_name = "iqn.2026-01.com.example:node7"
+
+[[storage.connection]]
+type = "iscsi"
+portals = ["192.0.2.20", "[2001:db8::20]:3261"]
+target = "iqn.2026-01.com.example:array"
+user = "node7"
+password = "secret"
+
+[[storage.connection]]
+type = "nfs"
+export = "nas.example.com:/exports/images"
+nfs_version = "4.2"
+hard = true
+
+[[storage.connection]]
+type = "local"
+path = "/data/images"
+"#,
+    )
+    .expect("valid");
+    let storage = config.storage.expect("the document has storage");
+    assert_eq!(
+        (storage.host_id, storage.spm, storage.manager),
+        (7, SpmMode::Auto, Manager::Domain)
+    );
+    assert_eq!(storage.io_timeout_s, 5);
+    let [
+        Connection::Iscsi { portals, chap, .. },
+        Connection::Nfs { hard: true, .. },
+        Connection::Local { .. },
+    ] = &storage.connections[..]
+    else {
+        panic!("{:?}", storage.connections);
+    };
+    assert_eq!(portals, &["192.0.2.20", "[2001:db8::20]:3261"]);
+    assert_eq!(chap.as_ref().map(|chap| &chap.user[..]), Some("node7"));
+    assert!(!format!("{chap:?}").contains("secret"));
+    // What the supervisor hands over is what the daemon reads.
+    let json = serde_json::to_string(&storage).expect("JSON");
+    assert_eq!(
+        serde_json::from_str::<super::super::Storage>(&json).expect("the same"),
+        storage
+    );
+}
+
+#[test]
+fn mistakes_in_storage_are_named_with_their_lines() {
+    check(
+        r#"version = 1
+[storage]
+pool = "5AFE0000"
+spm = "autom"
+manager = "host"
+[[storage.connection]]
+type = "iscsi"
+portals = ["192.0.2.20:0", "-x"]
+user = "u"
+[[storage.connection]]
+type = "nfs"
+export = "/exports"
+portals = ["x"]
+nfs_version = "5"
+[[storage.connection]]
+path = "data"
+[[storage.connection]]
+type = "local"
+options = ["rw"]
+pth = "/x"
+"#,
+        &expect![[r#"
+            line 2: storage.host_id: missing; a number from 1 to 250 that no other node of the pool has
+            line 3: storage.pool: "5AFE0000": must be a UUID in lower case, 8-4-4-4-12 digits
+            line 4: storage.spm: "autom": must be one of "manual", "auto"; did you mean "auto"?
+            line 5: storage.manager: "host": must be one of "pool", "domain"
+            line 8: storage.connection entry 1.portals: "192.0.2.20:0": the port must be a number from 1 to 65535
+            line 8: storage.connection entry 1.portals: "-x": may not begin with a hyphen
+            line 8: storage.connection entry 1.portals: is empty
+            line 12: storage.connection entry 2.export: "/exports": an export is written server:/path
+            line 13: storage.connection entry 2.portals: only for type iscsi
+            line 15: storage.connection entry 3.type: missing; one of "iscsi", "nfs", "posix", "local", "gluster"
+            line 17: storage.connection entry 4.path: missing; for instance path = "/data/images"
+            line 19: storage.connection entry 4.options: only for type nfs, posix, gluster
+            line 20: storage.connection entry 4.pth: unknown key; did you mean path?
+        "#]],
+    );
+}
