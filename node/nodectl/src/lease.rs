@@ -1,7 +1,6 @@
 //! Leases through the lease daemon's socket, which is sanlock's: what stands,
 //! who waits for whom, and orders. Works on any host that runs the daemon.
 
-mod daemon;
 mod resource;
 
 use std::os::unix::process::CommandExt;
@@ -21,8 +20,6 @@ use crate::args::{JoinOrder, LeaseCommand, ResourcePlace};
 use crate::render;
 use crate::session::{Ending, Session};
 use crate::text::clean;
-
-pub(crate) use daemon::Daemon;
 
 /// For what the daemon answers from memory.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -255,8 +252,8 @@ fn run_with(
         resources: vec![resource::with_disk(place)?],
         options: Options::default(),
     };
-    let mut connection = session.sanlock.registered(PATIENT)?;
-    let reply = connection.call(&request)?;
+    let mut connection = session.sanlock.register(PATIENT)?;
+    let reply = connection.call(&request, PATIENT)?;
     if let Err(refusal) = result(&reply) {
         return Ok(session.refuse(&refusal));
     }

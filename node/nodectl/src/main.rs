@@ -34,6 +34,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use sanlock_client::Client;
 
 use args::{CommandLine, Sockets};
 use client::Peer;
@@ -98,14 +99,14 @@ fn session<'a>(
                 control::LEASED_SOCKET,
             ),
         },
-        sanlock: lease::Daemon {
-            path: path(
+        sanlock: Client::new(
+            path(
                 &sockets.sanlock_dir,
                 "SANLOCK_RUN_DIR",
                 control::SANLOCK_RUN_DIR,
             )
             .join("sanlock.sock"),
-        },
+        ),
     }
 }
 

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 use control::config;
 use control::request::{LeasedReply, LeasedRequest, Reply, Request};
 use control::status::Snapshot;
+use sanlock_client::Client;
 use serde::Serialize;
 
 use crate::client::Peer;
-use crate::lease::Daemon;
 use crate::text::clean;
 
 /// Time the supervisor has for a question it answers from memory.
@@ -63,7 +63,7 @@ pub(crate) struct Session<'a> {
     /// The lease daemon.
     pub(crate) leased: Peer,
     /// The lease daemon's sanlock socket.
-    pub(crate) sanlock: Daemon,
+    pub(crate) sanlock: Client,
 }
 
 /// Output is gone: whoever read it has seen enough.
