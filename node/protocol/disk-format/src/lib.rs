@@ -35,6 +35,8 @@
 //! - the bytes made here equal those made by the original tool, in all five
 //!   geometries (`golden.rs`, `golden_paxos.rs`).
 //!
+//! Storage domains (metadata, tags, volumes, mail) are in [`vdsm`].
+//!
 //! No daemon is needed to look: `examples/inspect.rs` shows a lockspace's hosts.
 #![forbid(unsafe_code)]
 #![warn(clippy::indexing_slicing)]
@@ -49,6 +51,7 @@ pub mod id;
 pub mod leader;
 pub mod paxos;
 pub mod rindex;
+pub mod vdsm;
 mod wire;
 
 pub use bitmap::HostBitmap;
