@@ -40,7 +40,8 @@ pub enum Connection {
         /// The target proves itself to us.
         #[serde(default)]
         mutual_chap: Option<Chap>,
-        /// Named interface record.
+        /// Interface record to log in by: `name`, or `name=device` to bind a record
+        /// of that name to a network device. The kernel's choice when absent.
         #[serde(default)]
         interface: Option<String>,
     },
@@ -87,6 +88,56 @@ pub enum Connection {
         #[serde(default)]
         options: Vec<String>,
     },
+    /// Fibre Channel, SAS and other SCSI disks that are there without logging in.
+    Fc {},
+}
+
+impl Connection {
+    /// Its id: the same for the same storage, whatever the options; without secrets.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Iscsi {
+                target: None,
+                portals,
+                ..
+            } => format!("iscsi:{}", portals.join(",")),
+            Self::Fc {} => self.kind().to_owned(),
+            _ => format!("{}:{}", self.kind(), self.target()),
+        }
+    }
+
+    /// `iscsi`, `nfs`, `posix`, `local`, `gluster` or `fc`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Iscsi { .. } => "iscsi",
+            Self::Nfs { .. } => "nfs",
+            Self::Posix { .. } => "posix",
+            Self::Local { .. } => "local",
+            Self::Gluster { .. } => "gluster",
+            Self::Fc {} => "fc",
+        }
+    }
+
+    /// What it is to, in a few words, without secrets.
+    pub fn target(&self) -> String {
+        match self {
+            Self::Iscsi {
+                target, portals, ..
+            } => target
+                .clone()
+                .unwrap_or_else(|| format!("every target of {}", portals.join(", "))),
+            Self::Nfs { export, .. } => export.clone(),
+            Self::Posix { spec, .. } => spec.clone(),
+            Self::Local { path } => path.clone(),
+            Self::Gluster { volume, .. } => volume.clone(),
+            Self::Fc {} => "SCSI disks of this host".to_owned(),
+        }
+    }
+
+    /// Whether it gives LUNs; the others give a directory.
+    pub fn is_block(&self) -> bool {
+        matches!(self, Self::Iscsi { .. } | Self::Fc {})
+    }
 }
 
 /// One LUN of this host.
@@ -95,20 +146,159 @@ pub enum Connection {
 pub struct Lun {
     /// Number in the table, from 1.
     pub number: u32,
-    /// Map name (WWID).
+    /// World-wide name, also the name of its multipath map.
     pub wwid: String,
+    /// Device to use: the multipath map; a bare disk where there is no map.
+    pub device: String,
     /// Bytes.
     pub size_bytes: u64,
     /// Vendor.
     pub vendor: String,
     /// Product.
     pub product: String,
-    /// `free`, `used`.
-    pub status: String,
-    /// What is on it, when used.
+    /// Serial number; empty when it has none.
+    pub serial: String,
+    /// Bytes of a logical sector.
+    pub logical_block_bytes: u32,
+    /// Bytes of a physical sector.
+    pub physical_block_bytes: u32,
+    /// Largest discard in bytes; 0 when it cannot discard.
+    pub discard_max_bytes: u64,
+    /// Whether something is on it.
+    pub status: LunStatus,
+    /// What is on it, when used, in a few words.
     pub used_by: Option<String>,
+    /// Every signature found, strongest first.
+    pub signatures: Vec<Signature>,
+    /// Who has it open on this host: mount points, names of maps above it.
+    pub in_use_by: Vec<String>,
     /// Paths that work.
     pub paths_active: u32,
     /// Paths in all.
     pub paths: u32,
+    /// The paths one by one.
+    pub path_list: Vec<LunPath>,
+    /// iSCSI sessions it comes over: `target portal`.
+    pub sessions: Vec<String>,
+    /// False for a bare disk: no multipath map has been made for it.
+    pub multipath: bool,
+    /// Why it could not be read.
+    pub fault: Option<String>,
+}
+
+/// Whether a LUN can be taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LunStatus {
+    /// It was read, nothing is on it and nobody has it open.
+    Free,
+    /// Something is on it, or has it open.
+    Used,
+    /// It could not be read.
+    #[default]
+    Unknown,
+}
+
+impl std::fmt::Display for LunStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Free => "free",
+            Self::Used => "used",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// One path to a LUN.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LunPath {
+    /// The kernel's name of the disk, such as `sdb`.
+    pub device: String,
+    /// Device number, `major:minor`.
+    pub number: String,
+    /// Host, channel, target, LUN.
+    pub address: String,
+    /// `active` or `failed` in the map; `bare` outside one.
+    pub state: String,
+}
+
+/// What a signature on a LUN says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Signature {
+    /// Volume group of a storage domain.
+    StorageDomain {
+        /// The domain's UUID.
+        domain: String,
+        /// Its pool, when the tags say.
+        pool: Option<String>,
+    },
+    /// Another volume group.
+    VolumeGroup {
+        /// Its name.
+        name: String,
+    },
+    /// A physical volume whose group cannot be told.
+    PhysicalVolume {
+        /// The physical volume's UUID.
+        uuid: String,
+    },
+    /// A partition table.
+    PartitionTable {
+        /// `gpt` or `mbr`.
+        table: String,
+    },
+    /// A file system, swap space or encrypted volume.
+    Content {
+        /// Its usual name.
+        name: String,
+        /// Label.
+        label: Option<String>,
+        /// UUID.
+        uuid: Option<String>,
+    },
+    /// Leases of sanlock.
+    Sanlock {
+        /// `lockspace` or `resource`.
+        area: String,
+        /// Its name.
+        name: String,
+    },
+    /// Member of a Linux software RAID.
+    RaidMember,
+    /// A multipath map claims the disk, although it is listed as a bare one.
+    MultipathMember {
+        /// The map's name.
+        map: String,
+    },
+    /// Bytes that are not zero where signatures are, and that nobody knows.
+    Unrecognized,
+}
+
+impl std::fmt::Display for Signature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::StorageDomain { domain, pool } => {
+                write!(f, "storage domain {domain}")?;
+                pool.as_ref()
+                    .map_or(Ok(()), |pool| write!(f, " of pool {pool}"))
+            }
+            Self::VolumeGroup { name } => write!(f, "volume group {name}"),
+            Self::PhysicalVolume { uuid } => write!(f, "LVM physical volume {uuid}"),
+            Self::PartitionTable { table } => write!(f, "{table} partition table"),
+            Self::Content { name, label, uuid } => {
+                f.write_str(name)?;
+                match (label, uuid) {
+                    (Some(label), _) => write!(f, " {label:?}"),
+                    (None, Some(uuid)) => write!(f, " {uuid}"),
+                    (None, None) => Ok(()),
+                }
+            }
+            Self::Sanlock { area, name } => write!(f, "sanlock {area} {name:?}"),
+            Self::RaidMember => f.write_str("member of a software RAID"),
+            Self::MultipathMember { map } => write!(f, "path of multipath map {map}"),
+            Self::Unrecognized => f.write_str("unrecognized data"),
+        }
+    }
 }
