@@ -314,6 +314,7 @@ impl Init {
             "journald" => self.children.start(now, table::journald()),
             "udevd" => self.children.start(now, table::udevd()),
             "leased" => self.start_leased(now),
+            "storaged" | "iscsid" | "multipathd" => self.start_storage(now, name),
             "consoles" => {
                 self.start_consoles(now);
                 self.boot.ended(now, name, Outcome::Done);

@@ -32,8 +32,11 @@ const SYNC_DEADLINE: Duration = Duration::from_secs(20);
 /// The shutdown. `leased`'s deadline covers the longest stop deadline of its table entry.
 pub const SHUTDOWN: &[Phase] = &[
     phase("stop-consoles", &[], 10),
-    phase("stop-leased", &["stop-consoles"], 600),
-    phase("stop-udevd", &["stop-leased"], 15),
+    phase("stop-storaged", &["stop-consoles"], 110),
+    phase("stop-leased", &["stop-storaged"], 600),
+    // Leases are released through their paths and sessions.
+    phase("stop-paths", &["stop-leased"], 15),
+    phase("stop-udevd", &["stop-paths"], 15),
     phase("save-seed", &["stop-leased"], 10),
     phase(
         "stop-journald",
@@ -50,7 +53,9 @@ pub const SHUTDOWN: &[Phase] = &[
 pub fn stops(phase: &str, child: &str) -> Option<bool> {
     match phase {
         "stop-consoles" => Some(child.starts_with("console-") || child.starts_with("shell-")),
+        "stop-storaged" => Some(child == "storaged"),
         "stop-leased" => Some(child == "leased"),
+        "stop-paths" => Some(child == "multipathd" || child == "iscsid"),
         "stop-udevd" => Some(child == "udevd"),
         "stop-journald" => Some(child == "journald"),
         _ => None,

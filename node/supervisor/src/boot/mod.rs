@@ -4,3 +4,4 @@ mod network;
 pub mod phases;
 pub mod sequence;
 pub mod steps;
+pub mod storage;

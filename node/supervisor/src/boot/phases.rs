@@ -41,6 +41,16 @@ pub const BOOT: &[Phase] = &[
     phase("state-volume", &["coldplug"], 60, Continue),
     phase("entropy", &["state-volume"], 10, Continue),
     phase("leased", &["config", "hostname", "watchdog"], 60, Continue),
+    phase("storage-files", &["config"], 10, Continue),
+    // Devices come and go later; nothing here waits for all of them.
+    phase(
+        "storaged",
+        &["storage-files", "udevd", "leased"],
+        60,
+        Continue,
+    ),
+    phase("iscsid", &["storaged"], 60, Continue),
+    phase("multipathd", &["storaged"], 60, Continue),
 ];
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use smol::LocalExecutor;
 
 use super::network;
 use super::sequence::{Millis, Outcome};
+use super::storage;
 use crate::children::table::{CHILDREN_GROUP, LEASED_MEMORY_MIN};
 use crate::config_source::{self, Loaded, STATE_MOUNT};
 use crate::identity::{self, Identity};
@@ -173,6 +174,7 @@ pub async fn run(context: Rc<Context>, name: &'static str) -> Outcome {
         "config" => config(&context).await,
         "hostname" => hostname(&context),
         "network" => return network::run(&context).await,
+        "storage-files" => return storage::run(&context).await,
         "coldplug" => coldplug(&context).await,
         "state-volume" => return state_volume(&context).await,
         "entropy" => return entropy(&context).await,

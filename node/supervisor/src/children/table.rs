@@ -4,7 +4,10 @@
 //! |----------|--------------------------|-------------|---------------|------|
 //! | journald | systemd-journald         | it says so  | late          | near the end |
 //! | udevd    | systemd-udevd            | it says so  | late          | after leased |
-//! | leased   | the lease daemon         | it says so  | last          | last of the services |
+//! | leased   | the lease daemon         | it says so  | last          | after everything that holds leases |
+//! | storaged | the storage daemon       | it says so  | last but one  | before leased |
+//! | multipathd | many paths, one device | it says so  | as late as leased | after leased |
+//! | iscsid   | iSCSI sessions           | started     | as late as leased | after leased |
 //! | console… | `nodectl console`, a tty | started     | early         | first |
 //! | shell    | bash, debug image only   | started     | first         | first |
 
@@ -129,32 +132,36 @@ pub struct LeasedSettings {
     pub watchdog: bool,
     /// Seconds.
     pub fire_timeout_s: u32,
+    /// Seconds, of lockspaces joined without one of their own.
+    pub io_timeout_s: u32,
 }
 
-/// The lease daemon.
+/// The lease daemon, with a lockspace of its own or only with those that
+/// clients join.
 #[must_use]
-pub fn leased(lockspace: &Lockspace, settings: &LeasedSettings) -> Child {
-    let Lockspace {
-        name,
-        path,
-        offset,
-        host_id,
-        io_timeout_s,
-        host_name: _,
-    } = lockspace;
-    let mut arguments = vec![
-        "run".to_owned(),
-        "--lockspace".to_owned(),
-        format!("{name}:{host_id}:{path}:{offset}"),
+pub fn leased(lockspace: Option<&Lockspace>, settings: &LeasedSettings) -> Child {
+    let mut arguments = vec!["run".to_owned()];
+    if let Some(space) = lockspace {
+        let Lockspace {
+            name,
+            path,
+            offset,
+            host_id,
+            ..
+        } = space;
+        arguments.push("--lockspace".to_owned());
+        arguments.push(format!("{name}:{host_id}:{path}:{offset}"));
+    }
+    arguments.extend([
         "--io-timeout".to_owned(),
-        io_timeout_s.to_string(),
+        settings.io_timeout_s.to_string(),
         "--host-name".to_owned(),
         settings.host_name.clone(),
         "--fire-timeout".to_owned(),
         settings.fire_timeout_s.to_string(),
         "--sanlock-dir".to_owned(),
         control::SANLOCK_RUN_DIR.to_owned(),
-    ];
+    ]);
     if !settings.watchdog {
         arguments.push("--no-watchdog".to_owned());
     }
@@ -176,9 +183,74 @@ pub fn leased(lockspace: &Lockspace, settings: &LeasedSettings) -> Child {
         logs_past_journald: false,
         // Releasing takes a read and a write of a disk that may be slow: 2 × the longest io_timeout in use plus some.
         limits: Limits {
-            stop_deadline_ms: 10_000 + u64::from(*io_timeout_s) * 2_000,
+            stop_deadline_ms: 10_000 + u64::from(settings.io_timeout_s) * 2_000,
             ..DAEMON
         },
+    }
+}
+
+/// The storage daemon. It writes the configuration of multipathd and iscsid
+/// before it says that it is ready.
+#[must_use]
+pub fn storaged(settings: &Path, host_name: &str) -> Child {
+    Child {
+        name: "storaged".to_owned(),
+        program: "/usr/lib/holdfast/storaged".into(),
+        argv0: None,
+        arguments: vec![
+            "run".to_owned(),
+            "--config".to_owned(),
+            settings.display().to_string(),
+            "--host-name".to_owned(),
+            host_name.to_owned(),
+        ],
+        environment: Vec::new(),
+        terminal: None,
+        oom_score_adj: -900,
+        // Copying and zeroing are done by processes of its own, in this group.
+        group: &[("memory.max", "1G"), ("pids.max", "1024")],
+        logs_past_journald: false,
+        // A pool's manager unmounts the master and releases its lease.
+        limits: Limits {
+            stop_deadline_ms: 90_000,
+            ..DAEMON
+        },
+    }
+}
+
+/// multipathd, in the foreground. Sessions and maps outlive it: shared storage,
+/// and the lease daemon's with it, goes on while it is started again.
+#[must_use]
+pub fn multipathd() -> Child {
+    Child {
+        name: "multipathd".to_owned(),
+        program: "/usr/sbin/multipathd".into(),
+        argv0: None,
+        // -s: lines without a time, as journald adds one.
+        arguments: vec!["-d".to_owned(), "-s".to_owned()],
+        environment: Vec::new(),
+        terminal: None,
+        oom_score_adj: -998,
+        group: &[("memory.max", "256M"), ("pids.max", "256")],
+        logs_past_journald: false,
+        limits: DAEMON,
+    }
+}
+
+/// iscsid, in the foreground.
+#[must_use]
+pub fn iscsid() -> Child {
+    Child {
+        name: "iscsid".to_owned(),
+        program: "/usr/sbin/iscsid".into(),
+        argv0: None,
+        arguments: vec!["-f".to_owned()],
+        environment: Vec::new(),
+        terminal: None,
+        oom_score_adj: -998,
+        group: &[("memory.max", "128M"), ("pids.max", "64")],
+        logs_past_journald: false,
+        limits: DAEMON,
     }
 }
 
@@ -242,17 +314,31 @@ mod tests {
     }
 
     #[test]
+    fn leased_runs_without_a_lockspace_of_its_own() {
+        let settings = LeasedSettings {
+            host_name: "node3".into(),
+            watchdog: true,
+            fire_timeout_s: 60,
+            io_timeout_s: 5,
+        };
+        let expected =
+            "run --io-timeout 5 --host-name node3 --fire-timeout 60 --sanlock-dir /run/sanlock";
+        assert_eq!(leased(None, &settings).arguments.join(" "), expected);
+    }
+
+    #[test]
     fn leased_is_told_everything_and_runs_without_a_watchdog_only_when_told_so() {
         let settings = LeasedSettings {
             host_name: "node3".into(),
             watchdog: true,
             fire_timeout_s: 60,
+            io_timeout_s: 10,
         };
-        let guarded = leased(&lockspace(), &settings);
+        let guarded = leased(Some(&lockspace()), &settings);
         let expected = "run --lockspace LS:3:/dev/sdb:1048576 --io-timeout 10 --host-name node3 --fire-timeout 60 --sanlock-dir /run/sanlock";
         assert_eq!(guarded.arguments.join(" "), expected);
         let bare = leased(
-            &lockspace(),
+            Some(&lockspace()),
             &LeasedSettings {
                 watchdog: false,
                 ..settings
@@ -267,8 +353,9 @@ mod tests {
             host_name: "n".into(),
             watchdog: true,
             fire_timeout_s: 60,
+            io_timeout_s: 10,
         };
-        let last = leased(&lockspace(), &settings).oom_score_adj;
+        let last = leased(Some(&lockspace()), &settings).oom_score_adj;
         for other in [journald(), udevd(), console("ttyS0"), shell("tty2")] {
             assert!(other.oom_score_adj > last, "{}", other.name);
         }

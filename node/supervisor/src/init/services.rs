@@ -10,9 +10,12 @@ use linux::watchdog::Watchdog;
 
 use super::{Event, Init};
 use crate::boot::sequence::Outcome;
+use crate::boot::storage;
 use crate::children::table;
 use crate::{console, control_socket, watchdog};
 
+/// Seconds, where nothing says otherwise: the original's default.
+const IO_TIMEOUT_S: u32 = 10;
 /// Marks the debug image.
 const DEBUG_MARK: &str = "/usr/lib/holdfast/debug";
 
@@ -86,14 +89,14 @@ impl Init {
             return;
         }
         let Some(config) = self.config() else { return };
-        let Some(lockspace) = &config.lockspace else {
+        if config.lockspace.is_none() && config.storage.is_none() {
             self.boot.ended(
                 now,
                 "leased",
-                Outcome::Skipped("the configuration has no lockspace".to_owned()),
+                Outcome::Skipped("the configuration has neither lockspace nor storage".to_owned()),
             );
             return;
-        };
+        }
         let trusted = self.guard.trusted();
         if let Err(reason) = may_lease(trusted, config.watchdog.required, self.guard.fault()) {
             self.boot.ended(now, "leased", Outcome::Failed(reason));
@@ -108,13 +111,41 @@ impl Init {
             return;
         };
         let host_name = identity.lease_name(&config, &system::host_name());
+        let own = config.lockspace.as_ref().map(|space| space.io_timeout_s);
+        let domains = config.storage.as_ref().map(|storage| storage.io_timeout_s);
         let settings = table::LeasedSettings {
             host_name,
             watchdog: trusted,
             fire_timeout_s: config.watchdog.fire_timeout_s,
+            io_timeout_s: own.or(domains).unwrap_or(IO_TIMEOUT_S),
         };
         self.children
-            .start(now, table::leased(lockspace, &settings));
+            .start(now, table::leased(config.lockspace.as_ref(), &settings));
+    }
+
+    /// Starts one of the programs of shared storage, if the configuration has any.
+    pub(super) fn start_storage(&mut self, now: u64, name: &'static str) {
+        let Some(config) = self.config() else { return };
+        if config.storage.is_none() {
+            let reason = "the configuration has no storage".to_owned();
+            self.boot.ended(now, name, Outcome::Skipped(reason));
+            return;
+        }
+        let child = match name {
+            "iscsid" => table::iscsid(),
+            "multipathd" => table::multipathd(),
+            _ => {
+                let identity = self.context.facts.borrow().identity;
+                let Some(identity) = identity else {
+                    let reason = "the machine has no identity to show to storage".to_owned();
+                    self.boot.ended(now, name, Outcome::Failed(reason));
+                    return;
+                };
+                let host_name = identity.lease_name(&config, &system::host_name());
+                table::storaged(Path::new(storage::SETTINGS), &host_name)
+            }
+        };
+        self.children.start(now, child);
     }
 
     pub(super) fn start_consoles(&mut self, now: u64) {
