@@ -9,3 +9,6 @@
 pub mod authority;
 pub mod command;
 pub mod job;
+pub mod layout;
+pub mod lvm;
+pub mod worker;
