@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 
 use sha1::{Digest, Sha1};
 
@@ -12,7 +11,14 @@ use super::pool::{PoolDomainStatus, PoolKeys};
 use super::tag;
 use super::uuid::{DomainId, PoolId};
 use super::version::DomainVersion;
-use super::volume::{storable_line, words};
+use super::volume::storable_line;
+
+mod kind;
+mod pv;
+
+pub use kind::{DomainClass, DomainRole, DomainType};
+pub use pv::PvMapping;
+use pv::pv_number;
 
 /// Tag of a VG whose domain is complete.
 pub const TAG_READY: &str = "RHAT_storage_domain";
@@ -30,61 +36,6 @@ pub const PVS_MAX: usize = 10;
 const RECORD: &str = "domain metadata";
 const CHECKSUM_KEY: &str = "_SHA_CKSUM";
 const TAG_PREFIX: &str = "MDT_";
-
-words! { DomainType, "domain type", "NFS, FCP, ISCSI, LOCALFS, CIFS, POSIXFS, GLUSTERFS or UNKNOWN", "How the domain is reached.",
-    Unknown = "UNKNOWN", "Not known.";
-    Nfs = "NFS", "An NFS export.";
-    Fcp = "FCP", "LUNs of Fibre Channel (or any other SCSI).";
-    Iscsi = "ISCSI", "LUNs of iSCSI.";
-    LocalFs = "LOCALFS", "A directory of one host.";
-    Cifs = "CIFS", "An SMB share.";
-    PosixFs = "POSIXFS", "Any mountable file system.";
-    GlusterFs = "GLUSTERFS", "A Gluster volume.";
-}
-words! { DomainClass, "domain class", "Data, Iso or Backup", "What the domain is for.",
-    Data = "Data", "Disks.";
-    Iso = "Iso", "ISO and floppy images.";
-    Backup = "Backup", "Exported guests.";
-}
-words! { DomainRole, "domain role", "Regular or Master", "Whether it carries the pool's metadata.",
-    Regular = "Regular", "It does not.";
-    Master = "Master", "It does.";
-}
-
-impl DomainType {
-    /// The number used by managers.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Unknown => 0,
-            Self::Nfs => 1,
-            Self::Fcp => 2,
-            Self::Iscsi => 3,
-            Self::LocalFs => 4,
-            Self::Cifs => 5,
-            Self::PosixFs => 6,
-            Self::GlusterFs => 7,
-        }
-    }
-
-    /// Whether it is made of LUNs.
-    #[must_use]
-    pub const fn is_block(self) -> bool {
-        matches!(self, Self::Fcp | Self::Iscsi)
-    }
-}
-
-impl DomainClass {
-    /// The number used by managers.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Data => 1,
-            Self::Iso => 2,
-            Self::Backup => 3,
-        }
-    }
-}
 
 /// Whether a VG is a domain, by its marker tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,60 +62,6 @@ impl Marker {
             }
         }
         marker
-    }
-}
-
-/// Where the extents of a physical volume were put in the domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PvMapping {
-    /// WWID of the device: its name under `/dev/mapper`.
-    pub device: String,
-    /// LVM's id of the physical volume.
-    pub uuid: String,
-    /// First extent: always 0.
-    pub start: u64,
-    /// Extents.
-    pub extents: u64,
-    /// Extents of the physical volumes before it.
-    pub offset: u64,
-}
-
-impl PvMapping {
-    fn encode(&self) -> String {
-        format!(
-            "pv:{},uuid:{},pestart:{},pecount:{},mapoffset:{}",
-            self.device, self.uuid, self.start, self.extents, self.offset
-        )
-    }
-
-    fn decode(text: &str) -> Result<Self, FormatError> {
-        let wrong = || {
-            FormatError::value(
-                "physical volume mapping",
-                text,
-                "pv:…,uuid:…,pestart:…,pecount:…,mapoffset:…",
-            )
-        };
-        let mut fields = text.split(',');
-        let mut field = |name: &str| {
-            fields
-                .next()
-                .and_then(|field| field.split_once(':'))
-                .filter(|(found, _)| *found == name)
-                .map(|(_, value)| value)
-                .ok_or_else(wrong)
-        };
-        let mapping = Self {
-            device: field("pv")?.to_owned(),
-            uuid: field("uuid")?.to_owned(),
-            start: decimal("pestart", field("pestart")?)?,
-            extents: decimal("pecount", field("pecount")?)?,
-            offset: decimal("mapoffset", field("mapoffset")?)?,
-        };
-        if fields.next().is_some() {
-            return Err(wrong());
-        }
-        Ok(mapping)
     }
 }
 
@@ -721,14 +618,6 @@ fn described(noun: &'static str, text: &str) -> Result<(), FormatError> {
     storable_line(noun, text)
 }
 
-fn pv_number(key: &str) -> Option<u32> {
-    let digits = key.strip_prefix("PV")?;
-    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    digits.parse().ok()
-}
-
 /// SHA-1 over the lines in the order of their keys, without separators, other
 /// than ASCII as numeric character references.
 fn checksum(keys: &BTreeMap<String, String>) -> String {
@@ -742,10 +631,8 @@ fn checksum(keys: &BTreeMap<String, String>) -> String {
             }
         }
     }
-    use std::fmt::Write as _;
-    sha.finalize().iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _: fmt::Result = write!(text, "{byte:02x}");
-        text
-    })
+    sha.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }

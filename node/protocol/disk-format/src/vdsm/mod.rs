@@ -22,13 +22,17 @@
 pub mod domain;
 pub mod error;
 pub mod lv;
+pub mod lvm;
 pub mod mailbox;
+pub mod ovf;
 pub mod pool;
 pub mod slot;
 pub mod tag;
+pub mod task;
 pub mod uuid;
 pub mod version;
 pub mod volume;
+pub mod xlease;
 
 pub use domain::{DomainClass, DomainMetadata, DomainRole, DomainType, PvMapping};
 pub use error::FormatError;

@@ -251,8 +251,6 @@ impl VolumeMetadata {
     }
 
     fn encode(&self, format: SlotFormat) -> Result<String, FormatError> {
-        use std::fmt::Write as _;
-
         let sized = format != SlotFormat::V5;
         if sized && !self.capacity_bytes.is_multiple_of(512) {
             return Err(FormatError::value(
@@ -290,8 +288,7 @@ impl VolumeMetadata {
         ];
         let mut text = String::with_capacity(SLOT_BYTES);
         for (key, _, value) in pairs.iter().filter(|(_, stored, _)| *stored) {
-            // Writing to a String cannot fail.
-            let _: fmt::Result = writeln!(text, "{key}={value}");
+            text.push_str(&format!("{key}={value}\n"));
         }
         text.push_str("EOF\n");
         Ok(text)
