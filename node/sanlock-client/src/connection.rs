@@ -15,10 +15,15 @@ use crate::error::Error;
 /// Most bytes of a report: thousands of leases fit.
 const REPORT_MAX: u64 = 64 << 20;
 
-/// One connection to the daemon.
+/// One connection to the daemon. An answer that came too late is passed over
+/// by the next call; it is never taken for another one's.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
+    /// What has come of an answer that is not complete.
+    received: Vec<u8>,
+    /// Answers that calls have given up waiting for.
+    owed: u32,
 }
 
 /// A deadline, and how long it was at first.
@@ -62,7 +67,11 @@ impl Connection {
             },
             _ => Error::socket(Command::Version, deadline, error),
         })?;
-        Ok(Self { stream })
+        Ok(Self {
+            stream,
+            received: Vec::new(),
+            owed: 0,
+        })
     }
 
     /// One request, one reply.
@@ -75,20 +84,28 @@ impl Connection {
         let failed = |error| Error::socket(what, until.after, error);
         let garbled = |source| Error::Garbled { what, source };
         self.send_all(&request.encode(), until).map_err(failed)?;
-        let mut header = [0; HEADER_BYTES];
-        self.read_all(&mut header, until).map_err(failed)?;
-        let header = Header::decode(&header);
-        let mut payload = Vec::new();
-        match ReplyShape::of(&header).map_err(garbled)? {
-            ReplyShape::Bytes(count) => {
-                payload.resize(count, 0);
-                self.read_all(&mut payload, until).map_err(failed)?;
+        self.owed = self.owed.saturating_add(1);
+        loop {
+            let header = self.peek(HEADER_BYTES, until).map_err(failed)?;
+            let header = Header::decode(header.first_chunk().unwrap_or(&[0; HEADER_BYTES]));
+            let mut payload = Vec::new();
+            match ReplyShape::of(&header).map_err(garbled)? {
+                ReplyShape::Bytes(count) => {
+                    self.peek(HEADER_BYTES + count, until).map_err(failed)?;
+                    let rest = self.received.split_off(HEADER_BYTES + count);
+                    payload = std::mem::replace(&mut self.received, rest);
+                    payload.drain(..HEADER_BYTES);
+                }
+                ReplyShape::UntilEnd(_) | ReplyShape::Stream => {
+                    payload.extend(self.received.drain(..).skip(HEADER_BYTES));
+                    self.read_rest(&mut payload, until).map_err(failed)?;
+                }
             }
-            ReplyShape::UntilEnd(_) | ReplyShape::Stream => {
-                self.read_rest(&mut payload, until).map_err(failed)?;
+            self.owed = self.owed.saturating_sub(1);
+            if self.owed == 0 {
+                return Reply::decode(&header, &payload).map_err(garbled);
             }
         }
-        Reply::decode(&header, &payload).map_err(garbled)
     }
 
     /// Sends what is never answered.
@@ -126,18 +143,21 @@ impl Connection {
         (&self.stream).write_all(bytes)
     }
 
-    fn read_all(&self, into: &mut [u8], until: Until) -> std::io::Result<()> {
-        let mut done = 0;
-        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+    /// Reads until so many bytes of an answer are there.
+    fn peek(&mut self, count: usize, until: Until) -> std::io::Result<&[u8]> {
+        let mut chunk = [0; 16 * 1024];
+        while self.received.len() < count {
             self.stream.set_read_timeout(Some(until.left()?))?;
-            match (&self.stream).read(rest) {
+            match (&self.stream).read(&mut chunk) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(count) => done += count,
+                Ok(length) => self
+                    .received
+                    .extend_from_slice(chunk.get(..length).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(self.received.get(..count).unwrap_or_default())
     }
 
     fn read_rest(&self, into: &mut Vec<u8>, until: Until) -> std::io::Result<()> {

@@ -250,3 +250,22 @@ fn a_silent_daemon_is_given_up_in_time() {
         Error::Absent { .. }
     ));
 }
+
+#[test]
+fn a_late_answer_is_not_taken_for_the_next_one() {
+    let disk = Disk::new();
+    let host = Host::start(Kind::Ours, "one");
+    disk.format(&host.client());
+    host.join(&disk.space(1));
+    let mut holder = host.client().register(CALL).unwrap();
+    holder
+        .acquire(&disk.lease(1), Acquire::default(), CALL)
+        .unwrap();
+    host.signal(rustix::process::Signal::STOP);
+    let silent = holder.inquire(Duration::from_millis(100)).unwrap_err();
+    assert!(matches!(silent, Error::Silent { .. }), "{silent:?}");
+    host.signal(rustix::process::Signal::CONT);
+    holder.release(&disk.lease(1), CALL).unwrap();
+    // The first inquiry's answer, with a lease in it, came meanwhile.
+    assert!(!holder.holds(&disk.lease(1), CALL).unwrap());
+}

@@ -23,6 +23,13 @@ pub trait Authority {
     /// child that writes inherits it: the daemon sees the holder as gone, and the
     /// lease as free, only when the last of them is.
     fn registration(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Told before long work that changes no metadata (copying, wiping): where
+    /// the lease is only taken for commits, it is given back until the next
+    /// [`Authority::check`]. No child that writes metadata may be running.
+    fn rest(&self, domain: &str) {
+        let _: &str = domain;
+    }
 }
 
 /// For a domain that no pool has yet: nobody else may know it.
