@@ -22,3 +22,4 @@ pub mod ring;
 pub mod system;
 pub mod uevent;
 pub mod watchdog;
+pub mod zero;

@@ -296,6 +296,17 @@ pub trait Domain: Send + Sync + fmt::Debug {
         image: ImageId,
     ) -> Result<()>;
 
+    /// Removes an image's directory that has no volume of its own any more, with
+    /// the links to templates in it (file); nothing on block, or while the image
+    /// has a volume.
+    ///
+    /// # Errors
+    /// Authority; I/O.
+    fn forget_image(&self, authority: &dyn Authority, image: ImageId) -> Result<()> {
+        let _ = (authority, image);
+        Ok(())
+    }
+
     /// Allocates space for a volume that nobody sees yet (block: the logical
     /// volume tagged INITIALIZING, active, its slot set aside; file: an empty file
     /// of mode 0660, marked half-made).
@@ -359,24 +370,14 @@ pub trait Domain: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// `NoSpace`, authority, I/O.
-    fn extend(
-        &self,
-        authority: &dyn Authority,
-        entry: &VolumeEntry,
-        to_bytes: u64,
-    ) -> Result<u64>;
+    fn extend(&self, authority: &dyn Authority, entry: &VolumeEntry, to_bytes: u64) -> Result<u64>;
 
     /// Makes the volume at most `to_bytes` long (rounded up to extents). The
     /// caller has proved that nothing behind it is used. Returns its size.
     ///
     /// # Errors
     /// Authority, I/O.
-    fn reduce(
-        &self,
-        authority: &dyn Authority,
-        entry: &VolumeEntry,
-        to_bytes: u64,
-    ) -> Result<u64>;
+    fn reduce(&self, authority: &dyn Authority, entry: &VolumeEntry, to_bytes: u64) -> Result<u64>;
 
     /// Sets the `PU_` tag; nothing on file.
     ///

@@ -8,6 +8,9 @@
 
 pub mod authority;
 pub mod command;
+pub mod domain;
+pub mod file;
+pub mod image;
 pub mod job;
 pub mod layout;
 pub mod lvm;
