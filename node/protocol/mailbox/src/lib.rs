@@ -2,7 +2,7 @@
 //! the one host that may change the storage's metadata.
 //!
 //! What it is: [`Host`], the requester's side; [`Manager`], the SPM's side;
-//! `role`, when a host becomes the SPM, ceases to be it, or takes a domain's
+//! [`role`], when a host becomes the SPM, ceases to be it, or takes a domain's
 //! own lease for one commit. What it is not: no I/O, no clock, no thread, no
 //! randomness but the seed it is given.
 //!
@@ -48,6 +48,7 @@ pub mod load;
 mod mail;
 pub mod manager;
 mod random;
+pub mod role;
 mod seam;
 pub mod timings;
 

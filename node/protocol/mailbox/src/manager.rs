@@ -44,6 +44,9 @@ const NOTES_MAX: usize = 256;
 pub struct Config {
     /// Mailboxes, the event block included: 250 means host ids 1 to 249.
     pub mailboxes: u16,
+    /// Whether there is mail at all. Without, only local requests are gathered
+    /// into batches: that is how a host works whose domains have no SPM.
+    pub mail: bool,
     /// Whether answers carry a checksum, which hosts of ours could check and
     /// VDSM's ignore.
     pub checksum: bool,
@@ -55,6 +58,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             mailboxes: 250,
+            mail: true,
             checksum: false,
             commits_max: 4,
         }
@@ -153,7 +157,11 @@ impl Manager {
         assert!(config.commits_max > 0, "a commit is allowed");
         Self {
             config,
-            stage: Stage::Zeroing,
+            stage: if config.mail {
+                Stage::Zeroing
+            } else {
+                Stage::Running
+            },
             now: Monotonic(0),
             next_io: 1,
             reads: Desk::new(Volume::Inbox, false),
@@ -314,7 +322,7 @@ impl Manager {
         {
             return self.over();
         }
-        if self.stage == Stage::Running {
+        if self.stage == Stage::Running && self.config.mail {
             self.begin_look();
         }
     }

@@ -1,4 +1,4 @@
-//! Event ids: they only have to differ from the one before.
+//! Event ids, which only have to differ from the one before, and pauses.
 
 /// splitmix64, from a seed that the caller draws.
 #[derive(Debug, Clone)]
@@ -11,6 +11,11 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`, which is not 0.
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        self.bits() % limit
     }
 
     /// A random UUID, in the order of its text.

@@ -27,8 +27,12 @@ fn golden(name: &str) -> Vec<u8> {
 
 fn extend() -> Extend {
     Extend {
-        domain: "8adbc85e-e554-4ae0-b318-8a5465fe5fe1".parse().unwrap(),
-        volume: "d772f1c6-3ebb-43c3-a42e-73fcd8255a5f".parse().unwrap(),
+        domain: "8adbc85e-e554-4ae0-b318-8a5465fe5fe1"
+            .parse()
+            .expect("an id"),
+        volume: "d772f1c6-3ebb-43c3-a42e-73fcd8255a5f"
+            .parse()
+            .expect("an id"),
         size_mib: 5120,
     }
 }

@@ -207,7 +207,9 @@ impl Manager {
         due = sooner(due, repeats.map(|(at, _)| at).min());
         if self.stage == Stage::Running {
             due = sooner(due, self.next_batch_at());
-            if let Some(free) = self.reads.free_at() {
+            if let Some(free) = self.reads.free_at()
+                && self.config.mail
+            {
                 let look = if self.looking.wanted {
                     self.now
                 } else {

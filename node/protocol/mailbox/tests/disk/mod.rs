@@ -43,7 +43,7 @@ impl Disk {
                 length,
             } => {
                 self.reads.push((*volume, *offset, *length));
-                let first = usize::try_from(*offset).unwrap();
+                let first = usize::try_from(*offset).expect("valid");
                 Some((
                     *io,
                     Some(self.volume(*volume)[first..first + length].to_vec()),
@@ -56,7 +56,7 @@ impl Disk {
                 bytes,
             } => {
                 self.writes.push((*volume, *offset, bytes.len()));
-                let first = usize::try_from(*offset).unwrap();
+                let first = usize::try_from(*offset).expect("valid");
                 self.volume(*volume)[first..first + bytes.len()].copy_from_slice(bytes);
                 Some((*io, None))
             }
