@@ -4,6 +4,7 @@
 //! processes, the watchdog and the clock. What it is not: no protocol state,
 //! no decisions.
 
+pub mod blkdev;
 pub mod cgroup;
 pub mod clock;
 pub mod disk;
@@ -19,6 +20,7 @@ pub mod probe;
 pub mod process;
 pub mod realtime;
 pub mod ring;
+pub mod scsi;
 pub mod system;
 pub mod uevent;
 pub mod watchdog;
