@@ -8,6 +8,7 @@
 
 pub mod authority;
 pub mod command;
+pub mod daemon;
 pub mod domain;
 pub mod file;
 pub mod image;

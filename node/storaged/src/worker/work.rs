@@ -14,6 +14,9 @@ use crate::layout::Layout;
 pub struct Settings {
     /// Roots of the file system.
     pub layout: Layout,
+    /// Below which everything is written, for tests; a node's own places if absent.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
     /// Name of this host in its leases.
     pub host_name: String,
     /// This host's number in the pool; 0: in no pool.

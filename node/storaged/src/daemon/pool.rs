@@ -1,0 +1,502 @@
+//! The pool this host is in, and the manager's role in it.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use control::config::{Manager, SpmMode};
+use control::storage::report::{PoolReport, SpmReport};
+use control::storage::request::SpmRequest;
+use control::storage::{Answer, Failure, FailureKind, Reply};
+
+use super::Daemon;
+use super::socket::done;
+use super::tasks::After;
+use super::workers::Key;
+use crate::job::Result;
+use crate::worker::work::{Place, PoolContext, Work};
+
+/// Reading a master and making links.
+const POOL_DEADLINE: Duration = Duration::from_secs(60);
+/// Between two looks at who has the role.
+const SPM_LOOK: Duration = Duration::from_secs(20);
+/// Between two attempts of an automatic start.
+const SPM_RETRY: Duration = Duration::from_secs(30);
+/// Giving the role back: unmounting a master file system may take a while.
+const SPM_STOP_DEADLINE: Duration = Duration::from_secs(90);
+
+/// The pool a host wants to be in.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Wanted {
+    pub(crate) pool: String,
+    pub(crate) host_id: u16,
+    /// Its master, when told.
+    pub(crate) master: Option<String>,
+}
+
+/// The pool this host is in.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    pub(crate) context: PoolContext,
+    pub(crate) report: PoolReport,
+}
+
+/// The manager's role as this host sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Role {
+    pub(crate) report: SpmReport,
+    /// Here, or on the way.
+    pub(crate) here: bool,
+    /// Wanted by an operator, so taken again after a restart of the daemon.
+    pub(crate) asked: bool,
+    since: Option<Instant>,
+    looked: Option<Instant>,
+    tried: Option<Instant>,
+}
+
+impl Role {
+    pub(crate) fn report(&self) -> SpmReport {
+        let mut report = self.report.clone();
+        report.since_ms = self
+            .since
+            .filter(|_| self.here)
+            .map(|since| super::ms(since.elapsed()));
+        report
+    }
+}
+
+impl Daemon {
+    /// Keeps this host in the pool it wants to be in; runs for ever.
+    pub(crate) async fn keep_pool(self: Rc<Self>) {
+        loop {
+            let wanted = self.wanted.borrow().clone();
+            if let Some(wanted) = wanted {
+                let connected = self.pool.borrow().is_some();
+                if connected {
+                    self.look_at_pool().await;
+                } else if let Err(failure) = self.connect_pool(&wanted).await {
+                    let before = self.pool_reason.replace(Some(failure.message.clone()));
+                    if before.as_ref() != Some(&failure.message) {
+                        tracing::warn!("pool {}: {failure}", wanted.pool);
+                    }
+                }
+            }
+            self.rest(Duration::from_secs(5)).await;
+        }
+    }
+
+    /// The master among the domains that are known: the one that says so with
+    /// the highest version.
+    fn master_of(&self, wanted: &Wanted) -> Result<Place> {
+        if let Some(master) = &wanted.master {
+            return self.place(master);
+        }
+        let domains = self.domains.borrow();
+        let mut masters: Vec<_> = domains
+            .values()
+            .filter(|known| {
+                known.report.pool.as_deref() == Some(&wanted.pool)
+                    && known.report.role.eq_ignore_ascii_case("master")
+            })
+            .collect();
+        masters.sort_by_key(|known| known.report.master_version.unwrap_or(0));
+        masters
+            .last()
+            .map(|known| known.place.clone())
+            .ok_or_else(|| {
+                Failure::new(
+                    FailureKind::NotFound,
+                    format!(
+                        "pool {}: no domain on connected storage says it is its master",
+                        wanted.pool
+                    ),
+                )
+            })
+    }
+
+    /// Context of a pool with this master, and all of its domains known here.
+    fn context(&self, wanted: &Wanted, master: Place) -> PoolContext {
+        let domains = self.domains.borrow();
+        let mut places: Vec<Place> = domains
+            .values()
+            .filter(|known| known.report.pool.as_deref() == Some(&wanted.pool))
+            .map(|known| known.place.clone())
+            .collect();
+        if !places.contains(&master) {
+            places.push(master.clone());
+        }
+        places.sort_by(|a, b| a.domain.cmp(&b.domain));
+        PoolContext {
+            pool: wanted.pool.clone(),
+            name: String::new(),
+            host_id: wanted.host_id,
+            master,
+            master_version: None,
+            manager: self.config.borrow().manager,
+            domains: places,
+        }
+    }
+
+    /// The context of the pool this host is in, as things are now.
+    pub(crate) fn pool_context(&self) -> Result<PoolContext> {
+        let wanted = self.wanted.borrow().clone();
+        let pool = self.pool.borrow();
+        let (Some(wanted), Some(pool)) = (wanted, pool.as_ref()) else {
+            return Err(Failure::new(
+                FailureKind::WrongState,
+                "this host is in no pool; `nodectl pool connect` or the configuration puts it into one",
+            ));
+        };
+        let mut context = self.context(&wanted, pool.context.master.clone());
+        context.name.clone_from(&pool.report.name);
+        Ok(context)
+    }
+
+    pub(crate) async fn connect_pool(self: &Rc<Self>, wanted: &Wanted) -> Result<PoolReport> {
+        let master = self.master_of(wanted)?;
+        let context = self.context(wanted, master);
+        let work = Work::ConnectPool {
+            pool: context.clone(),
+        };
+        let key = Key::Domain(context.master.domain.clone());
+        let answer = self.workers.work(&key, work, POOL_DEADLINE).await?;
+        let report = self.take_pool(wanted, context, answer)?;
+        tracing::info!("pool {}: connected as host {}", report.id, report.host_id);
+        Ok(report)
+    }
+
+    fn take_pool(
+        self: &Rc<Self>,
+        wanted: &Wanted,
+        context: PoolContext,
+        answer: Answer,
+    ) -> Result<PoolReport> {
+        let Answer::Pool(mut report) = answer else {
+            return Err(Failure::new(FailureKind::Failed, "pool: unexpected answer"));
+        };
+        report.id.clone_from(&wanted.pool);
+        report.host_id = wanted.host_id;
+        report.master = Some(context.master.domain.clone());
+        report.state = "connected".to_owned();
+        report.manager = match context.manager {
+            Manager::Pool => "pool",
+            Manager::Domain => "domain",
+        }
+        .to_owned();
+        let ids: Vec<String> = report
+            .domains
+            .iter()
+            .map(|domain| domain.id.clone())
+            .collect();
+        *self.pool.borrow_mut() = Some(Pool {
+            context,
+            report: report.clone(),
+        });
+        self.pool_reason.replace(None);
+        for known in self.domains.borrow_mut().values_mut() {
+            let mut seen = known.report.clone();
+            self.place_state(&mut seen);
+            known.report = seen;
+        }
+        for id in ids {
+            self.watch(&id);
+        }
+        self.changed();
+        Ok(report)
+    }
+
+    /// Reads the pool again from its master.
+    pub(crate) async fn refresh_pool(self: &Rc<Self>) -> Result<PoolReport> {
+        let wanted = self.wanted.borrow().clone();
+        let Some(wanted) = wanted else {
+            return self.pool_context().map(|_| PoolReport::default());
+        };
+        self.connect_pool(&wanted).await
+    }
+
+    /// Looks who has the role, and takes it if that is this host's job.
+    async fn look_at_pool(self: &Rc<Self>) {
+        let Ok(context) = self.pool_context() else {
+            return;
+        };
+        // Domains that appeared since are watched, too.
+        let missing: Vec<String> = {
+            let domains = self.domains.borrow();
+            let pool = self.pool.borrow();
+            let listed = pool.as_ref().map(|pool| &pool.report.domains);
+            domains
+                .values()
+                .filter(|known| !known.is_used())
+                .filter(|known| {
+                    listed.is_some_and(|listed| listed.iter().any(|one| one.id == known.report.id))
+                })
+                .map(|known| known.report.id.clone())
+                .collect()
+        };
+        for id in missing {
+            self.watch(&id);
+        }
+        if context.manager == Manager::Domain {
+            self.role.borrow_mut().report.state = "none".to_owned();
+            return;
+        }
+        let due = {
+            let role = self.role.borrow();
+            !role.here && role.looked.is_none_or(|at| at.elapsed() >= SPM_LOOK)
+        };
+        if due {
+            self.look_at_role(&context).await;
+        }
+        self.take_role_if_due();
+    }
+
+    async fn look_at_role(self: &Rc<Self>, context: &PoolContext) {
+        let key = Key::Domain(context.master.domain.clone());
+        let work = Work::SpmState {
+            pool: context.clone(),
+        };
+        let outcome = self.workers.work(&key, work, POOL_DEADLINE).await;
+        let mut role = self.role.borrow_mut();
+        role.looked = Some(Instant::now());
+        if role.here {
+            return;
+        }
+        match outcome {
+            Ok(Answer::Spm(report)) => {
+                let kept = role.report.reason.take();
+                role.report = report;
+                role.report.reason = role.report.reason.take().or(kept);
+            }
+            Ok(_) => {}
+            Err(failure) => {
+                role.report.state = "unknown".to_owned();
+                role.report.reason = Some(failure.message);
+            }
+        }
+    }
+
+    fn take_role_if_due(self: &Rc<Self>) {
+        let auto = self.config.borrow().spm == SpmMode::Auto;
+        let due = {
+            let role = self.role.borrow();
+            !role.here
+                && role.report.state == "free"
+                && (role.asked || auto)
+                && role.tried.is_none_or(|at| at.elapsed() >= SPM_RETRY)
+        };
+        if due {
+            drop(self.start_spm());
+        }
+    }
+
+    /// Begins to take the role.
+    fn start_spm(self: &Rc<Self>) -> Reply {
+        let context = match self.pool_context() {
+            Ok(context) if context.manager == Manager::Domain => {
+                return Reply::Failure(Failure::new(
+                    FailureKind::WrongState,
+                    "this pool has a manager per domain: every host changes metadata, there is no role to start",
+                ));
+            }
+            Ok(context) => context,
+            Err(failure) => return Reply::Failure(failure),
+        };
+        {
+            let mut role = self.role.borrow_mut();
+            if role.here {
+                let what = if role.report.state == "here" {
+                    "has the role already"
+                } else {
+                    "is taking the role already"
+                };
+                return Reply::Failure(Failure::new(
+                    FailureKind::WrongState,
+                    format!("this host {what}"),
+                ));
+            }
+            role.here = true;
+            role.tried = Some(Instant::now());
+            role.report.state = "starting".to_owned();
+            role.report.reason = None;
+        }
+        let after: After = Box::new(|daemon, outcome| {
+            let mut role = daemon.role.borrow_mut();
+            match outcome {
+                Ok(answer) => {
+                    if let Answer::Spm(report) = answer {
+                        role.report = report.clone();
+                    }
+                    role.report.state = "here".to_owned();
+                    role.report.writer_pid = daemon.workers.pid(&Key::Writer(None));
+                    role.since = Some(Instant::now());
+                    tracing::info!("this host is the pool's manager");
+                }
+                Err(failure) => {
+                    role.here = false;
+                    role.looked = None;
+                    role.report.state = "unknown".to_owned();
+                    role.report.reason = Some(failure.message.clone());
+                    daemon.workers.stop(&Key::Writer(None), false);
+                }
+            }
+        });
+        self.start_task(
+            "start manager",
+            Some(context.master.domain.clone()),
+            Some(Key::Writer(None)),
+            Work::StartSpm { pool: context },
+            after,
+        )
+    }
+
+    /// Gives the role back.
+    pub(crate) async fn stop_spm(self: &Rc<Self>) -> Result<Answer> {
+        {
+            let mut role = self.role.borrow_mut();
+            if !role.here {
+                return Err(Failure::new(
+                    FailureKind::WrongState,
+                    "this host is not the pool's manager; `nodectl spm status` shows who is",
+                ));
+            }
+            role.report.state = "stopping".to_owned();
+        }
+        let key = Key::Writer(None);
+        let outcome = self
+            .workers
+            .work(&key, Work::StopSpm, SPM_STOP_DEADLINE)
+            .await;
+        // Whatever came of it: a writer that did not stop in order is killed, and
+        // the lease daemon frees its lease when its last process is gone.
+        self.workers.stop(&key, outcome.is_err());
+        let mut role = self.role.borrow_mut();
+        role.here = false;
+        role.since = None;
+        role.looked = None;
+        role.tried = Some(Instant::now());
+        role.report = SpmReport {
+            state: "free".to_owned(),
+            reason: outcome
+                .as_ref()
+                .err()
+                .map(|failure| failure.message.clone()),
+            ..SpmReport::default()
+        };
+        outcome.map(|_| done("this host is not the pool's manager any more"))
+    }
+
+    /// The writer ended without being asked to.
+    pub(crate) fn writer_lost(self: &Rc<Self>, pid: u32, reason: &str) {
+        let mut role = self.role.borrow_mut();
+        if !role.here || role.report.state == "stopping" || role.report.state == "starting" {
+            return;
+        }
+        tracing::error!("the manager's role is lost: writer {pid}: {reason}");
+        role.here = false;
+        role.since = None;
+        role.looked = None;
+        role.tried = Some(Instant::now());
+        role.report.state = "unknown".to_owned();
+        role.report.writer_pid = None;
+        role.report.reason = Some(format!("lost: {reason}"));
+        drop(role);
+        self.changed();
+    }
+
+    pub(crate) async fn answer_spm(self: &Rc<Self>, request: SpmRequest) -> Reply {
+        let outcome = match request {
+            SpmRequest::Status => {
+                let mut report = self.role.borrow().report();
+                report.mode = match self.config.borrow().spm {
+                    SpmMode::Manual => "manual",
+                    SpmMode::Auto => "auto",
+                }
+                .to_owned();
+                Ok(Answer::Spm(report))
+            }
+            SpmRequest::Start => {
+                let reply = self.start_spm();
+                if matches!(reply, Reply::Accepted { .. }) {
+                    self.role.borrow_mut().asked = true;
+                    self.remember();
+                }
+                return reply;
+            }
+            SpmRequest::Stop => {
+                self.role.borrow_mut().asked = false;
+                self.remember();
+                self.stop_spm().await
+            }
+            SpmRequest::Move { host_id } => Err(Failure::new(
+                FailureKind::Unsupported,
+                format!(
+                    "hosts cannot tell each other to take the role: `nodectl spm stop` here, then `nodectl spm start` on host {host_id}"
+                ),
+            )),
+        };
+        match outcome {
+            Ok(answer) => Reply::Answer(Box::new(answer)),
+            Err(failure) => Reply::Failure(failure),
+        }
+    }
+
+    /// Puts this host into no pool.
+    pub(crate) async fn disconnect_pool(self: &Rc<Self>) -> Result<Answer> {
+        let context = self.pool_context()?;
+        if self.role.borrow().here {
+            return Err(Failure::new(
+                FailureKind::InUse,
+                "this host is the pool's manager; `nodectl spm stop` first",
+            ));
+        }
+        *self.wanted.borrow_mut() = None;
+        let watched: Vec<String> = {
+            let domains = self.domains.borrow();
+            domains
+                .values()
+                .filter(|known| known.is_used())
+                .map(|known| known.report.id.clone())
+                .collect()
+        };
+        for id in watched {
+            if let Err(failure) = self.unwatch(&id).await {
+                tracing::warn!("domain {id}: leaving its lockspace: {failure}");
+            }
+        }
+        let key = Key::Domain(context.master.domain.clone());
+        let work = Work::DisconnectPool {
+            pool: context.clone(),
+        };
+        let outcome = self.workers.work(&key, work, POOL_DEADLINE).await;
+        *self.pool.borrow_mut() = None;
+        *self.role.borrow_mut() = Role::default();
+        for known in self.domains.borrow_mut().values_mut() {
+            let mut seen = known.report.clone();
+            self.place_state(&mut seen);
+            known.report = seen;
+        }
+        self.remember();
+        outcome?;
+        Ok(done(format!("pool {} is disconnected", context.pool)))
+    }
+
+    /// Who may change the metadata of a domain of the pool.
+    pub(crate) fn writer(&self, place: &Place) -> Result<Key> {
+        let context = self.pool_context()?;
+        if context.manager == Manager::Domain {
+            return Ok(Key::Writer(Some(place.domain.clone())));
+        }
+        let role = self.role.borrow();
+        if role.here && role.report.state == "here" {
+            return Ok(Key::Writer(None));
+        }
+        let who = match (role.report.state.as_str(), role.report.host_id) {
+            ("elsewhere", Some(host)) => format!("host {host} is; run it there"),
+            ("starting", _) => "it is becoming it; ask again in a moment".to_owned(),
+            _ => "`nodectl spm start` makes it so".to_owned(),
+        };
+        Err(Failure::new(
+            FailureKind::WrongState,
+            format!("this host is not the pool's manager, which alone changes storage: {who}"),
+        ))
+    }
+}
