@@ -19,6 +19,7 @@
 //! - decoding never panics and never looks outside the bytes given;
 //! - what decodes, decodes to the same value after being encoded again.
 
+pub mod check;
 pub mod domain;
 pub mod error;
 pub mod lv;
