@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod authority;
+pub mod block;
 pub mod command;
 pub mod daemon;
 pub mod domain;
@@ -15,4 +16,10 @@ pub mod image;
 pub mod job;
 pub mod layout;
 pub mod lvm;
+pub mod mail;
+pub mod pool;
+pub mod task;
+pub mod thin;
 pub mod worker;
+pub mod writer;
+pub mod xlease;
