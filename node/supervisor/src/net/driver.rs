@@ -24,6 +24,7 @@ use smol::{Async, Timer};
 use super::advertised::Listener;
 use super::dhcp::{Millis, packet};
 use super::kernel::Kernel;
+use super::plan::Action;
 use super::policy::{CHANGE_DEADLINE_MS, Effect, Input, Policy};
 use super::resolv;
 
@@ -203,6 +204,7 @@ impl Driver {
         };
         let serve = async {
             self.hear_routers();
+            raise_loopback(&kernel).await;
             // A batch that was under way when the last connection broke has ended.
             self.input(Input::Executed(Ok(())));
             self.observe(&kernel).await?;
@@ -433,6 +435,17 @@ impl Driver {
     fn tell(&self, event: Event) {
         // Full: the reader is behind and will look at the report.
         drop(self.events.try_send(event));
+    }
+}
+
+/// Brings the loopback interface up. No configuration speaks of it, and programs
+/// take it for granted that a machine can talk to itself.
+async fn raise_loopback(kernel: &Kernel) {
+    let up = Action::Up {
+        link: "lo".to_owned(),
+    };
+    if let Err(error) = kernel.execute(&[up]).await {
+        tracing::warn!("loopback stays down: {error}");
     }
 }
 
