@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::storage::args::{
+    DomainCommand, PoolCommand, SpmCommand, StorageCommand, TaskCommand, VolumeCommand,
+};
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
@@ -32,6 +36,9 @@ pub(crate) struct Sockets {
     /// Lease daemon's socket instead of the node's (also HOLDFAST_LEASED_SOCKET)
     #[arg(long, global = true, hide = true, value_name = "PATH")]
     pub(crate) leased_socket: Option<PathBuf>,
+    /// Storage daemon's socket instead of the node's (also HOLDFAST_STORAGED_SOCKET)
+    #[arg(long, global = true, hide = true, value_name = "PATH")]
+    pub(crate) storaged_socket: Option<PathBuf>,
     /// Directory of the lease daemon's sanlock socket instead of /run/sanlock (also SANLOCK_RUN_DIR)
     #[arg(long, global = true, hide = true, value_name = "DIR")]
     pub(crate) sanlock_dir: Option<PathBuf>,
@@ -94,6 +101,24 @@ pub(crate) enum Command {
         after_help = "Example:\n  nodectl lockspace init cluster1 --path /dev/disk/by-id/…"
     )]
     Lockspace(LockspaceCommand),
+    /// Connections to storage, and LUNs
+    #[command(subcommand, after_help = "Example:\n  nodectl storage luns")]
+    Storage(StorageCommand),
+    /// Storage domains
+    #[command(subcommand, after_help = "Example:\n  nodectl domain list")]
+    Domain(DomainCommand),
+    /// Volumes and images
+    #[command(subcommand, after_help = "Example:\n  nodectl volume list images")]
+    Volume(VolumeCommand),
+    /// Long work on storage
+    #[command(subcommand, after_help = "Example:\n  nodectl task list")]
+    Task(TaskCommand),
+    /// The role of the pool's manager
+    #[command(subcommand, after_help = "Example:\n  nodectl spm status")]
+    Spm(SpmCommand),
+    /// The storage pool
+    #[command(subcommand, after_help = "Example:\n  nodectl pool show")]
+    Pool(PoolCommand),
     /// Show what is on a disk or image file, without writing to it
     #[command(after_help = "Example:\n  nodectl inspect /dev/sda")]
     Inspect {

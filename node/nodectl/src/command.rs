@@ -9,7 +9,7 @@ use control::request::{Reply, Request};
 use crate::args::{Command, ConfigCommand, Consent, LockspaceCommand, NetCommand};
 use crate::session::{ANSWER_DEADLINE, Ending, Session, unexpected};
 use crate::text::{clean, count};
-use crate::{console, inspect, lease, lockspace, render};
+use crate::{console, inspect, lease, lockspace, render, storage};
 
 /// How long a network change is watched: the supervisor gives it a minute to
 /// become ready, then needs some seconds to put the previous set back.
@@ -64,6 +64,12 @@ pub(crate) fn run(command: Command, session: &mut Session<'_>) -> Result<Ending>
             offset,
             output,
         }) => lockspace::show(&path, offset, output.json, session),
+        Command::Storage(command) => storage::storage(command, session),
+        Command::Domain(command) => storage::domain(command, session),
+        Command::Volume(command) => storage::volume(command, session),
+        Command::Task(command) => storage::task(command, session),
+        Command::Spm(command) => storage::spm(command, session),
+        Command::Pool(command) => storage::pool(command, session),
         Command::Inspect { disk, output } => inspect::run(&disk, output.json, session),
         Command::Config(ConfigCommand::Check { file }) => {
             let document = session.document(&file)?;

@@ -75,6 +75,7 @@ pub(crate) fn run(session: &mut Session<'_>) -> Result<Ending> {
             input: &mut terminal,
             supervisor: session.supervisor.clone(),
             leased: session.leased.clone(),
+            storaged: session.storaged.clone(),
             sanlock: session.sanlock.clone(),
         };
         if console.answer(&line, &mut inner)? == Stay::Leave {

@@ -25,6 +25,7 @@ mod lease;
 mod lockspace;
 mod render;
 mod session;
+mod storage;
 mod terminal;
 mod text;
 
@@ -97,6 +98,14 @@ fn session<'a>(
                 &sockets.leased_socket,
                 "HOLDFAST_LEASED_SOCKET",
                 control::LEASED_SOCKET,
+            ),
+        },
+        storaged: Peer {
+            who: "storage daemon",
+            path: path(
+                &sockets.storaged_socket,
+                "HOLDFAST_STORAGED_SOCKET",
+                control::storage::STORAGED_SOCKET,
             ),
         },
         sanlock: Client::new(

@@ -62,6 +62,8 @@ pub(crate) struct Session<'a> {
     pub(crate) supervisor: Peer,
     /// The lease daemon.
     pub(crate) leased: Peer,
+    /// The storage daemon.
+    pub(crate) storaged: Peer,
     /// The lease daemon's sanlock socket.
     pub(crate) sanlock: Client,
 }

@@ -7,6 +7,7 @@ mod lease;
 mod leases;
 mod network;
 mod status;
+mod storage;
 
 pub(crate) use boot::boot;
 pub(crate) use disk::{area, disk};
@@ -14,6 +15,7 @@ pub(crate) use lease::lockspaces;
 pub(crate) use leases::{leases, owners, waits};
 pub(crate) use network::network;
 pub(crate) use status::status;
+pub(crate) use storage::answer;
 
 #[cfg(test)]
 mod tests;
