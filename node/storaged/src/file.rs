@@ -37,6 +37,7 @@ use disk_format::vdsm::uuid::DomainId;
 use disk_format::vdsm::version::DomainVersion;
 
 pub use create::{NewFileDomain, alignment_for};
+pub(crate) use direct::failed;
 pub use direct::{OWNER, new_name, read_file, replace_file};
 pub use iso::{ExportedGuest, IsoFile};
 pub use probe::{DIRECT_IO_TEST, PROBE_PREFIX, block_size as probe_block_size};

@@ -263,7 +263,7 @@ fn fill(root: &Path, shape: &Shape, leases: &dyn Leases) -> Result<()> {
             &file(Special::Xleases),
             shape.id,
             shape.block_size,
-            u64::from(shape.alignment),
+            shape.alignment,
         )?;
     }
     Ok(())

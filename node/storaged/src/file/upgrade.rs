@@ -6,16 +6,19 @@
 //! same call finishes what is left.
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use control::storage::{Failure, FailureKind};
+use disk_format::Geometry;
 use disk_format::vdsm::uuid::DomainId;
 use disk_format::vdsm::version::DomainVersion;
 use disk_format::vdsm::volume::SlotFormat;
 
 use super::{FileDomain, direct};
-use crate::authority::Authority;
+use crate::authority::{Authority, Unattached};
 use crate::domain::{Domain, DomainKind, Special, VolumeEntry};
 use crate::job::{Context, Result};
+use crate::xlease::Xleases;
 
 impl FileDomain {
     pub(super) fn upgrade_to(
@@ -76,7 +79,8 @@ impl FileDomain {
         // that there is none.
         direct::remove_file(&path)?;
         direct::make_file(&path, 0o660, 0)?;
-        format_xleases(&path, self.id(), self.block_size(), self.alignment())
+        let alignment = u32::try_from(self.alignment()).unwrap_or(u32::MAX);
+        format_xleases(&path, self.id(), self.block_size(), alignment)
     }
 
     /// Rewrites every volume's metadata that are not yet in `format`. One that
@@ -121,8 +125,16 @@ pub(super) fn format_xleases(
     path: &Path,
     domain: DomainId,
     block_size: u32,
-    alignment: u64,
+    alignment: u32,
 ) -> Result<()> {
-    let _ = (path, domain, block_size, alignment);
-    Ok(())
+    let geometry = Geometry::new(block_size, alignment)
+        .map_err(|e| Failure::new(FailureKind::Unsupported, e.to_string()))?;
+    // Nobody knows of the file yet: the domain's version says that there is none.
+    let authority = Unattached {
+        domain: domain.to_string(),
+    };
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs());
+    Xleases::in_file(domain, geometry, path).format(&authority, now_s)
 }
