@@ -372,6 +372,25 @@ pub trait Domain: Send + Sync + fmt::Debug {
     /// `NoSpace`, authority, I/O.
     fn extend(&self, authority: &dyn Authority, entry: &VolumeEntry, to_bytes: u64) -> Result<u64>;
 
+    /// Makes each volume at least so many bytes long, in as few commits as the
+    /// domain can. One that finds no room does not keep the others from growing.
+    /// Returns what became of each, in the order asked for.
+    ///
+    /// # Errors
+    /// When nothing can be said of any: authority, I/O.
+    fn extend_many(
+        &self,
+        context: &Context,
+        authority: &dyn Authority,
+        requests: &[(VolumeId, u64)],
+    ) -> Result<Vec<Result<u64>>> {
+        let one = |&(id, bytes): &(VolumeId, u64)| {
+            context.go_on()?;
+            self.extend(authority, &self.volume(id)?, bytes)
+        };
+        Ok(requests.iter().map(one).collect())
+    }
+
     /// Makes the volume at most `to_bytes` long (rounded up to extents). The
     /// caller has proved that nothing behind it is used. Returns its size.
     ///

@@ -345,6 +345,15 @@ impl Domain for BlockDomain {
             .unwrap_or_else(|| Err(self.missing(entry.id)))
     }
 
+    fn extend_many(
+        &self,
+        context: &Context,
+        authority: &dyn Authority,
+        requests: &[(VolumeId, u64)],
+    ) -> Result<Vec<Result<u64>>> {
+        Self::extend_many(self, context, authority, requests)
+    }
+
     fn reduce(&self, authority: &dyn Authority, entry: &VolumeEntry, to_bytes: u64) -> Result<u64> {
         let group = self.group()?;
         let now = self

@@ -163,6 +163,7 @@ async fn main(
         root: options.root.clone(),
         host_name: options.host_name.clone(),
         host_id: config.host_id,
+        manager: config.manager,
         io_timeout_s: if config.io_timeout_s == 0 {
             10
         } else {

@@ -307,6 +307,12 @@ impl Manager {
         &self.master
     }
 
+    /// The other connected domains.
+    #[must_use]
+    pub fn others(&self) -> &[Arc<dyn Domain>] {
+        &self.others
+    }
+
     /// This host.
     #[must_use]
     pub fn cluster(&self) -> &Cluster {

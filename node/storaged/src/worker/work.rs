@@ -23,6 +23,10 @@ pub struct Settings {
     pub host_id: u16,
     /// Seconds of every domain's lockspace.
     pub io_timeout_s: u32,
+    /// What managers manage: whether a writer without the pool's role may take
+    /// domains' own leases for its commits.
+    #[serde(default)]
+    pub manager: Manager,
     /// Block devices LVM may look at besides those found through multipath, for
     /// machines without it. Empty on a node.
     #[serde(default)]

@@ -25,8 +25,12 @@ mod cluster;
 mod commits;
 mod held;
 mod lock;
+pub mod process;
+mod roles;
 
 pub use cluster::{Cluster, Owner};
 pub use commits::Commits;
 pub use held::{FRESH, Held, PoolAuthority};
+pub(crate) use roles::listed;
+
 pub use lock::{LockPlace, SDM};
