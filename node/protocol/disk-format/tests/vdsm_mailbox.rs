@@ -1,4 +1,5 @@
 //! Mail as the original writes it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use disk_format::HostId;
 use disk_format::vdsm::mailbox::{

@@ -425,9 +425,9 @@ mod tests {
             choose(names.iter().map(String::as_str).chain(["lost+found"]))
         };
         use Variant::{Backup, Current, Temporary};
-        assert_eq!(names(&[Temporary, Current])[&id], Current);
-        assert_eq!(names(&[Backup, Temporary])[&id], Temporary);
-        assert_eq!(names(&[Backup])[&id], Backup);
+        assert_eq!(names(&[Temporary, Current]).get(&id), Some(&Current));
+        assert_eq!(names(&[Backup, Temporary]).get(&id), Some(&Temporary));
+        assert_eq!(names(&[Backup]).get(&id), Some(&Backup));
         assert_eq!(names(&[]).len(), 0);
     }
 }

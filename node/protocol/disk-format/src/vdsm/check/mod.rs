@@ -8,6 +8,7 @@
 mod areas;
 mod block;
 mod file;
+mod group;
 mod volumes;
 
 use std::collections::BTreeMap;

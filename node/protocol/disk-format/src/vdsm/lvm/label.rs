@@ -271,6 +271,8 @@ pub struct Copy {
     pub area: Area,
     /// Whether LVM keeps no metadata here.
     pub ignored: bool,
+    /// Bytes of the last commit's text; `None` when there is none.
+    pub text_bytes: Option<u64>,
     /// The VG; `None` for an area that never had one; or why it cannot be read.
     pub vg: Result<Option<Vg>, FormatError>,
 }
@@ -315,6 +317,7 @@ pub fn read_device(
                     return Copy {
                         area,
                         ignored: false,
+                        text_bytes: None,
                         vg: Err(error),
                     };
                 }
@@ -322,6 +325,7 @@ pub fn read_device(
             Copy {
                 area,
                 ignored: header.ignored,
+                text_bytes: header.committed.map(|place| place.bytes),
                 vg: header
                     .committed
                     .map(|place| read_text(&header, place, &mut read))

@@ -389,9 +389,11 @@ mod tests {
                       b|[unknown]|10|vg|v|1|2|0|2|0|0\n\
                       c|/dev/mapper/y|10||||0|0|2|20|0\n";
         let report = parse_pvs(output).unwrap();
-        assert_eq!(report.pvs.len(), 2);
+        let [_, orphan] = report.pvs.as_slice() else {
+            panic!("{report:?}");
+        };
         assert_eq!(report.missing, [("b".to_owned(), "vg".to_owned())]);
-        assert_eq!(report.pvs[1].pe_start, 0);
+        assert_eq!(orphan.pe_start, 0);
         let output = "v|vg|wz-pn-|10|5|1|10|5|RHAT_storage_domain|1|1|0|2|/dev/mapper/x\n\
                       v|vg|wz-pn-|10|5|1|10|5|RHAT_storage_domain|1|1|0|2|[unknown]\n\
                       w|[unknown]|wz-pn-|10|5|1|10|5||1|1|0|2|/dev/mapper/z\n";
