@@ -9,6 +9,7 @@
 pub mod authority;
 pub mod block;
 pub mod command;
+pub mod connect;
 pub mod daemon;
 pub mod domain;
 pub mod file;

@@ -1,0 +1,167 @@
+use super::*;
+use std::fs;
+
+fn put(root: &Path, path: &str, text: &str) {
+    let path = root.join(path);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn scsi_disk(sys: &Path, name: &str, minor: u32, address: &str, state: &str) {
+    let unit = format!("devices/{address}");
+    put(sys, &format!("{unit}/type"), "0\n");
+    put(sys, &format!("{unit}/vendor"), "IET     \n");
+    put(sys, &format!("{unit}/model"), "VIRTUAL-DISK\n");
+    put(sys, &format!("{unit}/state"), state);
+    put(sys, &format!("{unit}/wwid"), "naa.6001405\n");
+    put(sys, &format!("block/{name}/dev"), &format!("8:{minor}\n"));
+    put(sys, &format!("block/{name}/size"), "16384\n");
+    std::os::unix::fs::symlink(sys.join(&unit), sys.join(format!("block/{name}/device"))).unwrap();
+}
+
+fn map(sys: &Path, number: u32, wwid: &str, slaves: &[&str]) {
+    let block = format!("block/dm-{number}");
+    put(sys, &format!("{block}/dev"), &format!("253:{number}\n"));
+    put(sys, &format!("{block}/size"), "16384\n");
+    put(sys, &format!("{block}/queue/logical_block_size"), "512\n");
+    put(sys, &format!("{block}/dm/name"), wwid);
+    put(sys, &format!("{block}/dm/uuid"), &format!("mpath-{wwid}"));
+    for slave in slaves {
+        put(sys, &format!("{block}/slaves/{slave}/x"), "");
+        put(sys, &format!("block/{slave}/holders/dm-{number}/x"), "");
+    }
+}
+
+/// A LUN on two paths, one on a bare disk, a CD, and a logical volume on the first.
+fn host(folder: &Path) -> Places {
+    let sys = folder.join("sys");
+    scsi_disk(&sys, "sda", 0, "0:0:0:0", "running");
+    scsi_disk(&sys, "sdb", 16, "2:0:0:1", "running");
+    scsi_disk(&sys, "sdc", 32, "3:0:0:1", "offline");
+    put(&sys, "block/vda/dev", "254:0");
+    put(&sys, "block/vda/size", "100");
+    map(&sys, 0, "36001405", &["sdb", "sdc"]);
+    put(&sys, "block/dm-1/dev", "253:1");
+    put(&sys, "block/dm-1/size", "8");
+    put(&sys, "block/dm-1/dm/name", "vg-lv");
+    put(&sys, "block/dm-1/dm/uuid", "LVM-abc");
+    put(&sys, "block/dm-0/holders/dm-1/x", "");
+    let session = "class/iscsi_session/session1";
+    put(&sys, &format!("{session}/targetname"), "iqn.a:one");
+    put(
+        &sys,
+        &format!("{session}/device/target2:0:0/2:0:0:1/block/sdb/x"),
+        "",
+    );
+    put(
+        &sys,
+        "class/iscsi_connection/connection1:0/persistent_address",
+        "10.0.0.1",
+    );
+    put(
+        &sys,
+        "class/iscsi_connection/connection1:0/persistent_port",
+        "3260",
+    );
+    Places {
+        sys,
+        proc: folder.join("proc"),
+        dev: folder.join("dev"),
+        ..Places::under(folder)
+    }
+}
+
+#[test]
+fn rows_are_maps_and_bare_disks_with_their_paths_and_users() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = host(folder.path());
+    let inventory = Inventory::read(&places);
+    let luns = table(&places, &inventory, &multipath::PathStates::new());
+    let rows: Vec<(u32, &str, bool, u32, u32)> = luns
+        .iter()
+        .map(|lun| {
+            (
+                lun.number,
+                lun.wwid.as_str(),
+                lun.multipath,
+                lun.paths_active,
+                lun.paths,
+            )
+        })
+        .collect();
+    assert_eq!(
+        rows,
+        [(1, "36001405", true, 1, 2), (2, "36001405", false, 1, 1)],
+        "the disk that is no path of a map is listed by itself"
+    );
+    let lun = &luns[0];
+    assert!(lun.device.ends_with("dev/mapper/36001405"));
+    assert_eq!(
+        (lun.vendor.as_str(), lun.product.as_str()),
+        ("IET", "VIRTUAL-DISK")
+    );
+    assert_eq!(lun.in_use_by, ["vg-lv"]);
+    assert_eq!(lun.sessions, ["iqn.a:one 10.0.0.1:3260"]);
+    assert_eq!(lun.path_list[1].state, "failed");
+    assert_eq!(lun.path_list[0].address, "2:0:0:1");
+}
+
+#[test]
+fn the_map_knows_better_than_the_disk_which_path_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = host(folder.path());
+    let inventory = Inventory::read(&places);
+    let states = [("8:16".to_owned(), false), ("8:32".to_owned(), false)];
+    let states = [("36001405".to_owned(), states.into())].into();
+    let luns = table(&places, &inventory, &states);
+    assert_eq!(luns[0].paths_active, 0);
+    assert_eq!(luns[0].fault.as_deref(), Some("no path works"));
+    assert_eq!(luns[0].status, LunStatus::Unknown);
+}
+
+#[test]
+fn a_lun_is_free_only_when_read_empty_and_closed() {
+    let mut lun = Lun::default();
+    finish(&mut lun, vec![Signature::Unrecognized]);
+    assert_eq!(
+        (lun.status, lun.used_by.as_deref()),
+        (LunStatus::Free, None)
+    );
+    let domain = Signature::StorageDomain {
+        domain: "d".into(),
+        pool: Some("p".into()),
+    };
+    finish(&mut lun, vec![domain]);
+    assert_eq!(lun.status, LunStatus::Used);
+    assert_eq!(lun.used_by.as_deref(), Some("storage domain d of pool p"));
+    let mut open = Lun {
+        in_use_by: vec!["/data".into()],
+        ..Lun::default()
+    };
+    finish(&mut open, Vec::new());
+    assert_eq!(open.used_by.as_deref(), Some("open: /data"));
+}
+
+#[test]
+fn what_is_used_is_refused_unless_another_path_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = host(folder.path());
+    let failure = refuse_used(&places, &["sdb", "sdc"]).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::InUse);
+    assert!(failure.message.contains("dm-0 by vg-lv"), "{failure}");
+    assert!(refuse_used(&places, &["sdb"]).is_ok(), "sdc stays");
+    assert!(refuse_used(&places, &["sda"]).is_ok(), "nobody uses it");
+}
+
+#[test]
+fn every_lun_is_answered_and_faults_stay_with_their_own() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let disk = folder.path().join("disk");
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    let mut devices: Vec<_> = (0..40).map(|index| (index, disk.clone())).collect();
+    devices.push((40, folder.path().join("missing")));
+    let read = read_all(devices);
+    assert_eq!(read.len(), 41);
+    assert!(read[&3].as_ref().unwrap().signatures.is_empty());
+    assert!(read[&40].as_ref().unwrap_err().contains("no such device"));
+}
