@@ -30,6 +30,8 @@ pub mod qemu;
 pub mod resize;
 pub mod size;
 pub mod sync;
+#[cfg(test)]
+mod tests;
 pub mod wipe;
 
 use crate::authority::Authority;

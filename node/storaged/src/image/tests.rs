@@ -1,0 +1,8 @@
+//! Volumes and images on a directory and on loop devices, with the real qemu-img.
+
+mod crash;
+mod flows;
+mod model;
+mod shelf;
+mod site;
+mod wiping;
