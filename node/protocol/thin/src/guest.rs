@@ -84,6 +84,9 @@ pub struct GuestStatus {
 /// After this an unanswered question about the run state is asked again.
 const RUN_PATIENCE_MS: u64 = 2000;
 
+/// A guest that disk errors keep stopped is looked at this often.
+const STOPPED_POLL_MS: u64 = 10_000;
+
 /// The state machine of a guest. Called like [`Drive`].
 #[derive(Debug, Clone, Default)]
 pub struct Guest {
@@ -250,6 +253,9 @@ impl Guest {
             self.asked = Some(now.plus_ms(RUN_PATIENCE_MS));
             self.continued = self.continued.saturating_add(1);
             self.effects.push_back(GuestEffect::Continue);
+        } else {
+            // Whatever keeps it stopped may end without a word.
+            self.asked = Some(now.plus_ms(STOPPED_POLL_MS));
         }
     }
 

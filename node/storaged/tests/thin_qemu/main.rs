@@ -1,0 +1,179 @@
+//! Thin drives of a real QEMU: threshold, extend, refresh, next threshold; stopped
+//! for lack of space and continued; stopped for another error and left alone.
+
+mod guest;
+
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use guest::{Client, Qemu, Storage, Volume};
+use smol::LocalExecutor;
+use smol::future::FutureExt;
+use storaged::thin::{Handle, Monitor, Watch};
+
+/// Everything here takes seconds; a machine may be slow.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+fn test<F: Future<Output = ()>>(story: impl FnOnce(Rc<LocalExecutor<'static>>) -> F) {
+    let executor = Rc::new(LocalExecutor::new());
+    let story = story(Rc::clone(&executor));
+    let late = async {
+        smol::Timer::after(PATIENCE).await;
+        panic!("not done after {PATIENCE:?}");
+    };
+    smol::block_on(executor.run(story.or(late)));
+}
+
+fn monitor(executor: &LocalExecutor<'static>, watch: Watch, storage: &Storage) -> Handle {
+    let storage = Rc::new(storage.clone());
+    let (monitor, handle) = Monitor::new(watch, storage.clone(), storage);
+    executor.spawn(monitor.run()).detach();
+    handle
+}
+
+async fn until(client: &mut Client, handle: &Handle, state: &str) {
+    loop {
+        let report = handle.report();
+        if report.drives[0].state == state {
+            return;
+        }
+        // A round trip to QEMU is a pause, too.
+        client.status().await;
+    }
+}
+
+async fn until_written(client: &mut Client, mib: u64) {
+    while client.written_mib().await < mib {}
+}
+
+#[test]
+fn a_guest_that_fills_its_disk_gets_chunk_after_chunk() {
+    for node in ["disk", "disk-file", "vda"] {
+        let folder = tempfile::tempdir().expect("a directory");
+        test(|executor| async move {
+            let volume = Volume::new(folder.path(), 8);
+            let storage = Storage(Rc::clone(&volume));
+            let qemu = Qemu::start(folder.path(), &volume, 40, None);
+            let handle = monitor(&executor, qemu.watch(node, &volume), &storage);
+            let mut client = qemu.client().await;
+            until(&mut client, &handle, "set").await;
+            assert!(volume.asked_mib.borrow().is_empty(), "nothing written yet");
+            client.run("cont").await;
+            until_written(&mut client, 40).await;
+            until(&mut client, &handle, "set").await;
+            assert_eq!(client.status().await, "running");
+            let report = handle.report();
+            let drive = &report.drives[0];
+            assert!(drive.extends >= 3, "{drive:?}");
+            assert_eq!(drive.reason, None);
+            assert_eq!(report.reason, None);
+            // Absolute and growing; 40 MiB written, tables, 2 MiB free at least.
+            let asked = volume.asked_mib.borrow();
+            assert!(asked.is_sorted(), "{asked:?}");
+            let last = *asked.last().expect("requests");
+            assert!((42..=71).contains(&last), "{asked:?}");
+            assert_eq!(drive.size_bytes, Some(last << 20));
+        });
+    }
+}
+
+#[test]
+fn a_guest_stopped_for_lack_of_space_goes_on_when_it_has_some() {
+    let folder = tempfile::tempdir().expect("a directory");
+    test(|executor| async move {
+        let volume = Volume::new(folder.path(), 8);
+        volume.shut();
+        volume.refuse.set(2);
+        let storage = Storage(Rc::clone(&volume));
+        let qemu = Qemu::start(folder.path(), &volume, 30, None);
+        let handle = monitor(&executor, qemu.watch("disk", &volume), &storage);
+        let mut client = qemu.client().await;
+        until(&mut client, &handle, "set").await;
+        client.run("cont").await;
+        client.event("STOP").await;
+        assert_eq!(client.status().await, "io-error");
+        assert!(!volume.asked_mib.borrow().is_empty());
+        volume.open();
+        client.event("RESUME").await;
+        until_written(&mut client, 30).await;
+        until(&mut client, &handle, "set").await;
+    });
+}
+
+#[test]
+fn a_guest_stopped_by_an_io_error_is_left_alone_though_space_came() {
+    let folder = tempfile::tempdir().expect("a directory");
+    test(|executor| async move {
+        let volume = Volume::new(folder.path(), 8);
+        volume.shut();
+        let storage = Storage(Rc::clone(&volume));
+        // The threshold is passed at 6 MiB, the device is full at 8.
+        let qemu = Qemu::start(folder.path(), &volume, 30, Some(7));
+        let handle = monitor(&executor, qemu.watch("disk", &volume), &storage);
+        let mut client = qemu.client().await;
+        until(&mut client, &handle, "set").await;
+        client.run("cont").await;
+        client.event("RESUME").await;
+        client.event("STOP").await;
+        assert_eq!(client.status().await, "io-error");
+        volume.open();
+        until(&mut client, &handle, "set").await;
+        assert!(handle.report().drives[0].extends >= 1);
+        // What the monitor would ask and do takes a few round trips.
+        for _ in 0..200 {
+            assert_eq!(client.status().await, "io-error");
+        }
+        assert!(!client.events.iter().any(|event| event == "RESUME"));
+        // The operator has repaired it.
+        client.run("cont").await;
+        until_written(&mut client, 30).await;
+    });
+}
+
+#[test]
+fn a_monitor_started_anew_finds_the_guest_stopped_and_continues_it() {
+    let folder = tempfile::tempdir().expect("a directory");
+    test(|executor| async move {
+        let volume = Volume::new(folder.path(), 8);
+        let storage = Storage(Rc::clone(&volume));
+        let qemu = Qemu::start(folder.path(), &volume, 30, None);
+        let mut client = qemu.client().await;
+        // Nobody watches while it fills up.
+        client.run("cont").await;
+        client.event("STOP").await;
+        assert_eq!(client.status().await, "io-error");
+        let handle = monitor(&executor, qemu.watch("vda", &volume), &storage);
+        client.event("RESUME").await;
+        drop(handle);
+        // The next one takes over the socket, and whatever the last one left.
+        let handle = monitor(&executor, qemu.watch("vda", &volume), &storage);
+        until_written(&mut client, 30).await;
+        until(&mut client, &handle, "set").await;
+    });
+}
+
+#[test]
+fn a_guest_stopped_by_hand_is_not_continued() {
+    let folder = tempfile::tempdir().expect("a directory");
+    test(|executor| async move {
+        let volume = Volume::new(folder.path(), 8);
+        volume.shut();
+        let storage = Storage(Rc::clone(&volume));
+        let qemu = Qemu::start(folder.path(), &volume, 30, None);
+        let handle = monitor(&executor, qemu.watch("disk", &volume), &storage);
+        let mut client = qemu.client().await;
+        until(&mut client, &handle, "set").await;
+        client.run("cont").await;
+        until_written(&mut client, 1).await;
+        client.run("stop").await;
+        assert_eq!(client.status().await, "paused");
+        volume.open();
+        for _ in 0..200 {
+            assert_eq!(client.status().await, "paused");
+        }
+        client.run("cont").await;
+        until_written(&mut client, 30).await;
+        drop(handle);
+    });
+}
