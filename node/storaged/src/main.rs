@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use storaged::daemon::{Options, USAGE, run};
 use storaged::worker::frame::Reader;
 use storaged::worker::serve::{self, Mouth, Worker};
+use storaged::worker::host::Host;
 use storaged::worker::{Work, dispatch};
+use storaged::writer::process::Parts;
 
 /// Exit status of a wrong command line or a failed start.
 const FAILED: u8 = 2;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
             Err(message) => return wrong(&message),
         },
         Some("worker") => orders().and_then(work),
-        Some("writer") => orders().and_then(work),
+        Some("writer") => orders().and_then(write),
         _ => return wrong(&format!("{}: not known", role.display())),
     };
     match outcome {
@@ -71,8 +73,27 @@ fn orders() -> io::Result<UnixStream> {
 fn work(stream: UnixStream) -> io::Result<()> {
     let mouth = Mouth::new(stream.try_clone()?);
     let mut reader = Reader::new(stream);
-    let settings = serve::setup(&mut reader)?;
-    let worker: Arc<dyn Worker> =
-        Arc::new(move |work: &Work, context: &_| dispatch::run(work, &settings, None, context));
+    let host = Host::new(serve::setup(&mut reader)?);
+    let worker: Arc<dyn Worker> = Arc::new(move |work: &Work, context: &_| {
+        dispatch::run(work, &host, None, context)
+    });
     serve::serve(&mut reader, &mouth, &worker)
+}
+
+/// The process that changes metadata.
+fn write(stream: UnixStream) -> io::Result<()> {
+    // All of the process uses the same open domains; the settings come later.
+    let host: Arc<OnceLock<Host>> = Arc::default();
+    let mine = Arc::clone(&host);
+    let parts = Parts {
+        open: Arc::new(move |place, settings, context| {
+            let host = mine.get_or_init(|| Host::new(settings.clone()));
+            Ok(host.open(place, context)?.domain())
+        }),
+        dispatch: Arc::new(move |work, settings, authority, context| {
+            let host = host.get_or_init(|| Host::new(settings.clone()));
+            dispatch::run(work, host, authority, context)
+        }),
+    };
+    storaged::writer::process::run(stream, parts)
 }

@@ -230,7 +230,15 @@ impl Daemon {
             kept.state = "disconnecting";
         }
         let key = Key::Connection(id.to_owned());
-        let work = Work::Disconnect { connection };
+        let others = {
+            let connections = self.connections.borrow();
+            connections
+                .iter()
+                .filter(|(other, _)| *other != id)
+                .map(|(_, kept)| kept.connection.clone())
+                .collect()
+        };
+        let work = Work::Disconnect { connection, others };
         let outcome = self.workers.work(&key, work, CONNECT_DEADLINE).await;
         match outcome {
             Ok(_) => {

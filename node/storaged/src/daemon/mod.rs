@@ -227,7 +227,18 @@ async fn main(
 
 /// Writes what multipathd and iscsid read when they start.
 fn prepare(options: &Options) {
-    let _ = options;
+    let places = crate::worker::dispatch::places(options.root.as_deref());
+    let config = &options.config;
+    let io_timeout_s = if config.io_timeout_s == 0 { 10 } else { config.io_timeout_s };
+    let prepared = crate::connect::prepare(
+        &places,
+        io_timeout_s,
+        config.initiator_name.as_deref(),
+        &options.host_name,
+    );
+    if let Err(failure) = prepared {
+        tracing::warn!("multipath and iSCSI configuration: {failure}");
+    }
 }
 
 /// Milliseconds of a duration.

@@ -336,7 +336,12 @@ impl Daemon {
         let (mount, local, connection) = match &new.place {
             NewPlace::Block { luns } => {
                 check_luns(luns)?;
-                (None, false, None)
+                let connections = self.connections.borrow();
+                let iscsi = connections
+                    .values()
+                    .map(|kept| &kept.connection)
+                    .find(|connection| matches!(connection, Connection::Iscsi { .. }));
+                (None, false, iscsi.cloned())
             }
             NewPlace::File { connection } => {
                 let connections = self.connections.borrow();

@@ -1,10 +1,19 @@
 //! From a piece of work to the library function that does it.
 
+use std::path::Path;
+
+use control::storage::connection::Connection;
+use control::storage::report::{ConnectionReport, DomainReport};
 use control::storage::{Answer, Failure, FailureKind};
 
-use super::work::{Settings, Work};
+use super::host::Host;
+use super::work::{Carrier, Work};
+use super::{describe, domains, pools, volumes};
 use crate::authority::Authority;
 use crate::job::{Context, Result};
+use crate::{connect, file};
+
+pub use super::host::places;
 
 /// Does work. `authority` is who may change metadata: the writer's; a plain
 /// worker has none and is refused where one is needed.
@@ -13,13 +22,163 @@ use crate::job::{Context, Result};
 /// Whatever the work fails with.
 pub fn run(
     work: &Work,
-    settings: &Settings,
+    host: &Host,
     authority: Option<&dyn Authority>,
     context: &Context,
 ) -> Result<Answer> {
-    let _ = (settings, authority, context);
-    Err(Failure::new(
-        FailureKind::Unsupported,
-        format!("{}: not in this version", work.name()),
-    ))
+    let need = || {
+        authority.ok_or_else(|| {
+            Failure::new(
+                FailureKind::LeaseNotHeld,
+                format!("{}: only the writer may do it", work.name()),
+            )
+        })
+    };
+    match work {
+        Work::Connect { connection } => connect_to(connection, host, context),
+        Work::Disconnect { connection, others } => {
+            connect::disconnect(context, &host.places(), connection, others)?;
+            Ok(done(format!("{} is disconnected", connection.id())))
+        }
+        Work::Discover { connection } => {
+            connect::discover(context, &host.places(), connection).map(Answer::Targets)
+        }
+        Work::Luns { rescan } => {
+            let places = host.places();
+            if *rescan {
+                connect::rescan(context, &places)?;
+            }
+            connect::luns(context, &places).map(Answer::Luns)
+        }
+        Work::Rescan => {
+            connect::rescan(context, &host.places())?;
+            Ok(done("looked for LUNs"))
+        }
+        Work::Find { mount: None, .. } => find_block(host),
+        Work::Find {
+            mount: Some(mount), ..
+        } => find_files(mount),
+        Work::Create {
+            new,
+            mount,
+            local,
+            connection,
+        } => domains::create(
+            new,
+            mount.as_deref(),
+            *local,
+            connection.as_ref(),
+            host,
+            context,
+        ),
+        Work::Look { place } => domains::look(place, host, context),
+        Work::Check { place, thorough } => domains::check(place, *thorough, host, context),
+        Work::JoinHostId { place } => domains::join(place, host, context),
+        Work::LeaveHostId { place } => domains::leave(place, host, context),
+        Work::RemoveDomain { place } => domains::remove(place, host, context),
+        Work::Volume {
+            place,
+            target,
+            request,
+        } => volumes::run(place, target.as_ref(), request, host, authority, context),
+        Work::Lease { place, request } => domains::lease(place, request, host, authority, context),
+        Work::ConnectPool { pool } => pools::connect(pool, host, context),
+        Work::DisconnectPool { pool } => pools::disconnect(pool, host),
+        Work::SpmState { pool } => pools::role(pool, host, context),
+        Work::ExtendDomain { place, luns, force } => {
+            domains::extend(place, luns, *force, host, need()?, context)
+        }
+        Work::Grow { place, lun } => domains::grow(place, lun, host, need()?, context),
+        Work::Reduce { place, lun } => domains::reduce(place, lun, host, need()?, context),
+        Work::Refresh { place, volume } => volumes::refresh(place, volume, host, context),
+        other => Err(Failure::new(
+            FailureKind::WrongState,
+            format!("{}: a matter of the writer", other.name()),
+        )),
+    }
+}
+
+fn connect_to(connection: &Connection, host: &Host, context: &Context) -> Result<Answer> {
+    let places = host.places();
+    // One that is there already and well costs nothing to look at.
+    let made = connect::connect(context, &places, connection)?;
+    Ok(Answer::Connection(ConnectionReport {
+        id: connection.id(),
+        kind: connection.kind().to_owned(),
+        target: connection.target(),
+        state: "connected".to_owned(),
+        path: made.path.map(|path| path.display().to_string()),
+        users: Vec::new(),
+        reason: (!made.warnings.is_empty()).then(|| made.warnings.join("; ")),
+    }))
+}
+
+fn find_files(mount: &Path) -> Result<Answer> {
+    let found = file::discover(mount)?;
+    let reports = found
+        .into_iter()
+        .map(|found| {
+            let path = found.root.display().to_string();
+            match found.metadata {
+                Ok(metadata) => DomainReport {
+                    path,
+                    ..describe::metadata(&metadata)
+                },
+                Err(failure) => DomainReport {
+                    id: found.id.to_string(),
+                    kind: "file".to_owned(),
+                    path,
+                    valid: Some(false),
+                    reason: Some(failure.message),
+                    ..DomainReport::default()
+                },
+            }
+        })
+        .collect();
+    Ok(Answer::Domains(reports))
+}
+
+fn find_block(host: &Host) -> Result<Answer> {
+    let found = crate::block::find(&host.lvm)?;
+    let reports = found
+        .into_iter()
+        .map(|found| {
+            let mut report = match &found.metadata {
+                Ok(metadata) => describe::metadata(metadata),
+                Err(failure) => DomainReport {
+                    valid: Some(false),
+                    reason: Some(failure.message.clone()),
+                    ..DomainReport::default()
+                },
+            };
+            report.id = found.id.to_string();
+            report.kind = "block".to_owned();
+            report.path = format!("/dev/{}", found.id);
+            report.luns = domains::luns(&found.group);
+            if found.marker == disk_format::vdsm::domain::Marker::Unready {
+                report.valid = Some(false);
+                report.reason = Some(format!(
+                    "half-made: its creation was interrupted; `nodectl domain remove {}` clears it",
+                    found.id
+                ));
+            }
+            report
+        })
+        .collect();
+    Ok(Answer::Domains(reports))
+}
+
+/// Whether a carrier is a disk of this host alone.
+pub(super) fn is_local(carrier: &Carrier) -> bool {
+    matches!(carrier, Carrier::Local { .. })
+}
+
+pub(super) fn done(message: impl Into<String>) -> Answer {
+    Answer::Done {
+        message: message.into(),
+    }
+}
+
+pub(super) fn bad(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::BadRequest, message)
 }

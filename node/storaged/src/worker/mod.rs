@@ -8,9 +8,14 @@
 //! A worker does what may hang. It has no state that matters: the daemon kills it
 //! when it is late and starts another. The writer speaks the same frames.
 
+mod describe;
 pub mod dispatch;
+mod domains;
 pub mod frame;
+pub mod host;
+mod pools;
 pub mod serve;
+mod volumes;
 pub mod work;
 
 pub use frame::{Order, Word};

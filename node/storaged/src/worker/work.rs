@@ -103,6 +103,9 @@ pub enum Work {
     Disconnect {
         /// What.
         connection: Connection,
+        /// Those that stay: what they share with it does too.
+        #[serde(default)]
+        others: Vec<Connection>,
     },
     /// `Answer::Targets`.
     Discover {

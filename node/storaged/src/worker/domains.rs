@@ -1,0 +1,414 @@
+//! Work on domains.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use control::storage::connection::Connection;
+use control::storage::report::{DomainReport, LeaseReport};
+use control::storage::request::{Class, LeaseRequest, NewDomain, NewPlace};
+use control::storage::{Answer, Failure, FailureKind};
+use disk_format::vdsm::domain::{DomainClass, DomainType};
+use disk_format::vdsm::uuid::LeaseId;
+use disk_format::vdsm::version::DomainVersion;
+use sanlock_client::Joined;
+
+use super::describe;
+use super::dispatch::{bad, done, is_local};
+use super::host::{Host, Opened, domain_id};
+use super::work::{Carrier, Place};
+use crate::authority::{Authority, Unattached};
+use crate::block::{self, BlockDomain, Group, NewBlockDomain, lun_path};
+use crate::file::{FileDomain, NewFileDomain};
+use crate::image::leases::LeaseName;
+use crate::job::{Context, Result};
+use crate::pool;
+use crate::writer::LockPlace;
+use crate::xlease::{DaemonResources, Xleases};
+
+/// Hosts of a domain, as VDSM has it.
+const HOSTS_MAX: u32 = 250;
+
+/// A domain's LUNs by the names of their maps.
+pub(super) fn luns(group: &Group) -> Vec<String> {
+    group
+        .paths()
+        .iter()
+        .map(|path| {
+            let name = path.strip_prefix("/dev/mapper").unwrap_or(path);
+            name.display().to_string()
+        })
+        .collect()
+}
+
+pub(super) fn create(
+    new: &NewDomain,
+    mount: Option<&Path>,
+    local: bool,
+    connection: Option<&Connection>,
+    host: &Host,
+    context: &Context,
+) -> Result<Answer> {
+    let id = domain_id(new.id.as_deref().unwrap_or_default())?;
+    let number = new.version.unwrap_or(5);
+    let version = DomainVersion::from_number(number.into())
+        .filter(|version| version.is_supported())
+        .ok_or_else(|| bad(format!("domain version {number}: allowed are 3, 4 and 5")))?;
+    let class = match new.class {
+        Class::Data => DomainClass::Data,
+        Class::Iso => DomainClass::Iso,
+        Class::Export => DomainClass::Backup,
+    };
+    match (&new.place, mount) {
+        (NewPlace::Block { luns }, _) => {
+            let devices = luns
+                .iter()
+                .map(|lun| lun_path(&host.lvm, lun))
+                .collect::<Result<Vec<_>>>()?;
+            let kind = match connection {
+                Some(Connection::Iscsi { .. }) => DomainType::Iscsi,
+                _ => DomainType::Fcp,
+            };
+            let new = NewBlockDomain {
+                id,
+                version,
+                kind,
+                class,
+                description: new.name.clone(),
+                devices,
+                force: new.force,
+            };
+            let leases = host.leases(&Carrier::Block);
+            block::create(&host.lvm, context, leases.as_ref(), &new)?;
+        }
+        (NewPlace::File { .. }, Some(mount)) => {
+            let (kind, remote_path) = match connection {
+                Some(connection) => (file_type(connection)?, remote_path(connection)),
+                None => (DomainType::LocalFs, mount.display().to_string()),
+            };
+            let carrier = if local {
+                Carrier::Local {
+                    mount: mount.to_owned(),
+                }
+            } else {
+                Carrier::File {
+                    mount: mount.to_owned(),
+                }
+            };
+            let new = NewFileDomain {
+                id,
+                version,
+                kind,
+                class,
+                description: new.name.clone(),
+                remote_path,
+                block_size: new.block_size,
+                hosts_max: HOSTS_MAX,
+            };
+            let leases = host.leases(&carrier);
+            FileDomain::create(context, mount, &new, leases.as_ref())?;
+        }
+        (NewPlace::File { connection }, None) => {
+            return Err(bad(format!("{connection}: has no directory")));
+        }
+    }
+    Ok(Answer::Made {
+        what: "domain".to_owned(),
+        id: id.to_string(),
+    })
+}
+
+fn file_type(connection: &Connection) -> Result<DomainType> {
+    Ok(match connection {
+        Connection::Nfs { .. } => DomainType::Nfs,
+        Connection::Posix { .. } => DomainType::PosixFs,
+        Connection::Local { .. } => DomainType::LocalFs,
+        Connection::Gluster { .. } => DomainType::GlusterFs,
+        Connection::Iscsi { .. } | Connection::Fc {} => {
+            return Err(bad(format!(
+                "{}: LUNs; give them with --lun",
+                connection.id()
+            )));
+        }
+    })
+}
+
+fn remote_path(connection: &Connection) -> String {
+    match connection {
+        Connection::Nfs { export, .. } => export.clone(),
+        Connection::Posix { spec, .. } => spec.clone(),
+        Connection::Local { path } => path.clone(),
+        Connection::Gluster { volume, .. } => volume.clone(),
+        Connection::Iscsi { .. } | Connection::Fc {} => String::new(),
+    }
+}
+
+fn report(opened: &Opened) -> Result<DomainReport> {
+    let domain = opened.domain();
+    let read = domain.metadata()?;
+    let mut report = describe::domain(domain.as_ref(), &read);
+    if let Opened::Block(block) = opened {
+        report.luns = luns(&*block.group()?);
+    }
+    Ok(report)
+}
+
+pub(super) fn look(place: &Place, host: &Host, context: &Context) -> Result<Answer> {
+    // As it is now, not as it was when somebody opened it.
+    host.forget(place);
+    let opened = host.open(place, context)?;
+    let domain = opened.domain();
+    let mut report = report(&opened)?;
+    match domain.space() {
+        Ok(space) => describe::space(&mut report, space),
+        Err(failure) => report.findings.push(failure.message),
+    }
+    if let Opened::Block(block) = &opened {
+        match block.health(context, true) {
+            Ok(health) => report.findings.extend(health.findings),
+            Err(failure) => report.findings.push(failure.message),
+        }
+    }
+    match crate::image::chain::View::of_domain(domain.as_ref()) {
+        Ok(view) => report.findings.extend(
+            view.broken()
+                .map(|(volume, failure)| format!("volume {volume}: {failure}")),
+        ),
+        Err(failure) => report.findings.push(failure.message),
+    }
+    Ok(Answer::Domain(report))
+}
+
+pub(super) fn check(
+    place: &Place,
+    thorough: bool,
+    host: &Host,
+    context: &Context,
+) -> Result<Answer> {
+    let outcome = check_opened(place, thorough, host, context);
+    if outcome.is_err() || thorough {
+        // What is open may be what has changed.
+        host.forget(place);
+    }
+    outcome
+}
+
+fn check_opened(place: &Place, thorough: bool, host: &Host, context: &Context) -> Result<Answer> {
+    let opened = host.open(place, context)?;
+    let domain = opened.domain();
+    let look = pool::look(domain.as_ref(), thorough);
+    let mut report = report(&opened)?;
+    report.valid = Some(true);
+    let mut wrong = |failure: Failure| {
+        report.valid = Some(false);
+        report.reason.get_or_insert(failure.message);
+    };
+    match look.read {
+        Ok(took) => {
+            report.read_delay_us = Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        }
+        Err(failure) => wrong(failure),
+    }
+    match look.domain {
+        Ok(space) => describe::space(&mut report, space),
+        Err(failure) => wrong(failure),
+    }
+    if let Opened::Block(block) = &opened {
+        let health = block.health(context, thorough)?;
+        if health.is_partial {
+            report.valid = Some(false);
+            report.reason = health.findings.first().cloned();
+        }
+        report.findings = health.findings;
+    }
+    Ok(Answer::Domain(report))
+}
+
+pub(super) fn join(place: &Place, host: &Host, context: &Context) -> Result<Answer> {
+    let domain = host.open(place, context)?.domain();
+    let lock = LockPlace::of(domain.as_ref())?;
+    let cluster = host.cluster()?;
+    let state = match cluster.joined(&lock)? {
+        Joined::Yes => "held",
+        Joined::Changing => "joining",
+        Joined::No => {
+            cluster.begin_join(&lock)?;
+            "joining"
+        }
+    };
+    Ok(done(state))
+}
+
+pub(super) fn leave(place: &Place, host: &Host, context: &Context) -> Result<Answer> {
+    let domain = host.open(place, context)?.domain();
+    let lock = LockPlace::of(domain.as_ref())?;
+    host.cluster()?.leave(&lock)?;
+    host.forget(place);
+    Ok(done("left"))
+}
+
+pub(super) fn remove(place: &Place, host: &Host, context: &Context) -> Result<Answer> {
+    let id = domain_id(&place.domain)?;
+    let authority = Unattached {
+        domain: place.domain.clone(),
+    };
+    host.forget(place);
+    match &place.carrier {
+        Carrier::Block => block::remove(&host.lvm, context, &authority, id)?,
+        Carrier::File { mount } | Carrier::Local { mount } => {
+            FileDomain::open(&mount.join(&place.domain))?.destroy(&authority)?;
+        }
+    }
+    Ok(done(format!("domain {id} is gone")))
+}
+
+fn block_domain(place: &Place, host: &Host, context: &Context) -> Result<std::sync::Arc<BlockDomain>> {
+    match host.open(place, context)? {
+        Opened::Block(domain) => Ok(domain),
+        Opened::File(_) => Err(Failure::new(
+            FailureKind::Unsupported,
+            format!("domain {}: made of files, it has no LUNs", place.domain),
+        )),
+    }
+}
+
+pub(super) fn extend(
+    place: &Place,
+    luns: &[String],
+    force: bool,
+    host: &Host,
+    authority: &dyn Authority,
+    context: &Context,
+) -> Result<Answer> {
+    let domain = block_domain(place, host, context)?;
+    let paths = luns
+        .iter()
+        .map(|lun| lun_path(&host.lvm, lun))
+        .collect::<Result<Vec<_>>>()?;
+    domain.add_devices(context, authority, &paths, force)?;
+    Ok(done(format!(
+        "domain {} has {} more",
+        place.domain,
+        if luns.len() == 1 { "LUN" } else { "LUNs" }
+    )))
+}
+
+pub(super) fn grow(
+    place: &Place,
+    lun: &str,
+    host: &Host,
+    authority: &dyn Authority,
+    context: &Context,
+) -> Result<Answer> {
+    block_domain(place, host, context)?.grow_device(authority, lun)?;
+    Ok(done(format!("domain {} uses all of {lun}", place.domain)))
+}
+
+pub(super) fn reduce(
+    place: &Place,
+    lun: &str,
+    host: &Host,
+    authority: &dyn Authority,
+    context: &Context,
+) -> Result<Answer> {
+    block_domain(place, host, context)?.remove_device(context, authority, lun)?;
+    Ok(done(format!("domain {} is without {lun}", place.domain)))
+}
+
+// --- External leases ---
+
+pub(super) fn lease(
+    place: &Place,
+    request: &LeaseRequest,
+    host: &Host,
+    authority: Option<&dyn Authority>,
+    context: &Context,
+) -> Result<Answer> {
+    if is_local(&place.carrier) {
+        return Err(Failure::new(
+            FailureKind::Unsupported,
+            format!("domain {}: local, it has no leases", place.domain),
+        ));
+    }
+    let opened = host.open(place, context)?;
+    let leases = match &opened {
+        Opened::Block(domain) => Xleases::of_block(domain)?,
+        Opened::File(domain) => Xleases::of_file(domain.as_ref())?,
+    };
+    let resources = DaemonResources::new(host.client(), 0);
+    let need = || {
+        authority.ok_or_else(|| Failure::new(FailureKind::LeaseNotHeld, "only the writer may do it"))
+    };
+    match request {
+        LeaseRequest::Add { lease, .. } => {
+            let name = leases.add(need()?, &resources, lease_id(lease)?)?;
+            Ok(Answer::Lease(describe::lease(&name)))
+        }
+        LeaseRequest::List { .. } => {
+            let found = leases.list()?;
+            Ok(Answer::Leases(
+                found.iter().map(|(_, name)| describe::lease(name)).collect(),
+            ))
+        }
+        LeaseRequest::Show { lease, .. } => {
+            let name = leases.lookup(lease_id(lease)?)?;
+            Ok(Answer::Lease(owners(&name, host)))
+        }
+        LeaseRequest::Remove { lease, .. } => {
+            let id = lease_id(lease)?;
+            let name = leases.lookup(id)?;
+            let held = owners(&name, host);
+            if let Some(owner) = held.owners.first() {
+                return Err(Failure::new(
+                    FailureKind::InUse,
+                    format!("lease {lease}: held by host {owner}"),
+                ));
+            }
+            leases.remove(need()?, &resources, id)?;
+            Ok(done(format!("lease {lease} is gone")))
+        }
+        LeaseRequest::Rebuild { .. } => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs());
+            let count = leases.rebuild(context, need()?, &resources, now)?;
+            Ok(done(format!("index is whole, {count} leases were changed")))
+        }
+    }
+}
+
+fn lease_id(text: &str) -> Result<LeaseId> {
+    text.parse().map_err(|error| bad(format!("{error}")))
+}
+
+/// A lease with who holds it, as far as the lease daemon tells.
+pub(super) fn owners(name: &LeaseName, host: &Host) -> LeaseReport {
+    let mut report = describe::lease(name);
+    let asked = || -> std::result::Result<Vec<u32>, String> {
+        let align = u32::try_from(name.alignment).map_err(|error| error.to_string())?;
+        let geometry = disk_format::Geometry::new(name.block_size, align)
+            .map_err(|error| error.to_string())?;
+        let resource = sanlock_client::lease(
+            &name.lockspace.to_string(),
+            &name.resource,
+            &name.location.path,
+            name.location.offset,
+            Some(geometry),
+        )
+        .map_err(|error| error.to_string())?;
+        let seen = host
+            .client()
+            .read_resource_owners(&resource, std::time::Duration::from_secs(30))
+            .map_err(|error| error.to_string())?;
+        Ok(seen
+            .owners
+            .iter()
+            .filter(|owner| owner.host_id != 0)
+            .filter_map(|owner| u32::try_from(owner.host_id).ok())
+            .collect())
+    };
+    match asked() {
+        Ok(owners) => report.owners = owners,
+        Err(reason) => report.reason = Some(reason),
+    }
+    report
+}

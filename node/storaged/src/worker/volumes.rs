@@ -1,0 +1,380 @@
+//! Work on volumes and images.
+
+use control::storage::report::{PreparedReport, PreparedVolume, VolumeReport};
+use control::storage::request::{CopyTarget, Format, NewVolume, VolumeRequest};
+use control::storage::{Answer, Failure, FailureKind, VolumeName};
+use disk_format::vdsm::uuid::{ImageId, VolumeId};
+use disk_format::vdsm::volume::{Allocation, DiskType, Legality, VolumeFormat};
+
+use super::dispatch::{bad, done};
+use super::host::Host;
+use super::work::Place;
+use super::{describe, domains};
+use crate::authority::Authority;
+use crate::domain::Domain;
+use crate::image::chain::View;
+use crate::image::copy::{CopyOptions, NewCopy, Source, copy_image};
+use crate::image::create::{CreateVolume, create};
+use crate::image::leases::LeaseName;
+use crate::image::merge::{Merge, merge};
+use crate::image::operation::{self, Job, Update};
+use crate::image::prepare::{self, Prepared, Wanted};
+use crate::image::wipe::Disposal;
+use crate::image::{Work, delete, resize};
+use crate::job::{Context, Result};
+
+/// Does a request about volumes.
+pub(super) fn run(
+    place: &Place,
+    target: Option<&Place>,
+    request: &VolumeRequest,
+    host: &Host,
+    authority: Option<&dyn Authority>,
+    context: &Context,
+) -> Result<Answer> {
+    let domain = host.open(place, context)?.domain();
+    let domain = domain.as_ref();
+    let layout = &host.settings.layout;
+    match request {
+        VolumeRequest::List { image, .. } => return list(domain, image.as_deref()),
+        VolumeRequest::Show { volume } => return show(domain, volume),
+        VolumeRequest::Prepare {
+            image,
+            leaf,
+            allow_illegal,
+            ..
+        } => {
+            let wanted = Wanted {
+                image: image_id(image)?,
+                leaf: leaf.as_deref().map(volume_id).transpose()?,
+                allow_illegal: *allow_illegal,
+            };
+            let prepared = prepare::prepare(domain, layout, wanted, authority)?;
+            return Ok(Answer::Prepared(prepared_report(&prepared)));
+        }
+        VolumeRequest::Teardown { image, .. } => {
+            prepare::teardown(domain, layout, image_id(image)?)?;
+            return Ok(done(format!("image {image} is torn down")));
+        }
+        VolumeRequest::LeaseShow { volume } => {
+            let entry = domain.volume(volume_id(&volume.volume)?)?;
+            let name = LeaseName::of_entry(domain, &entry);
+            return Ok(Answer::Lease(domains::owners(&name, host)));
+        }
+        VolumeRequest::Watch { .. } | VolumeRequest::Unwatch { .. } => {
+            return Err(bad("watches are the daemon's own"));
+        }
+        _ => {}
+    }
+    let authority = authority.ok_or_else(|| {
+        Failure::new(
+            FailureKind::LeaseNotHeld,
+            "volumes are changed by the writer only",
+        )
+    })?;
+    let leases = host.leases(&place.carrier);
+    let work = Work {
+        context,
+        domain,
+        authority,
+        leases: leases.as_ref(),
+        layout,
+    };
+    change(&work, target, request, host)
+}
+
+fn change(
+    work: &Work<'_>,
+    target: Option<&Place>,
+    request: &VolumeRequest,
+    host: &Host,
+) -> Result<Answer> {
+    match request {
+        VolumeRequest::Create(new) => {
+            let request = create_volume(new)?;
+            create(work, &request)?;
+            Ok(made(work.domain, request.image, request.volume))
+        }
+        VolumeRequest::Snapshot { image, volume, .. } => {
+            let image = image_id(image)?;
+            let view = View::of_image(work.domain, image)?;
+            let leaf = view.leaf(image)?;
+            let volume = volume_id(volume.as_deref().unwrap_or_default())?;
+            let request = CreateVolume {
+                parent: Some(leaf.entry.id),
+                again: true,
+                ..CreateVolume::new(image, volume, 0)
+            };
+            create(work, &request)?;
+            Ok(made(work.domain, image, volume))
+        }
+        VolumeRequest::Extend {
+            volume,
+            capacity_bytes,
+            size_bytes,
+        } => {
+            let id = volume_id(&volume.volume)?;
+            if let Some(capacity) = capacity_bytes {
+                resize::set_capacity(work, id, *capacity)?;
+            }
+            if let Some(size) = size_bytes {
+                resize::extend(work, id, *size)?;
+            }
+            show(work.domain, volume)
+        }
+        VolumeRequest::Shrink { volume } => {
+            resize::reduce(work, volume_id(&volume.volume)?)?;
+            show(work.domain, volume)
+        }
+        VolumeRequest::Delete {
+            volume,
+            wipe,
+            discard,
+        } => {
+            let disposal = disposal(*wipe, *discard);
+            delete::delete_volume(work, volume_id(&volume.volume)?, disposal)?;
+            Ok(done(format!("volume {} is gone", volume.volume)))
+        }
+        VolumeRequest::DeleteImage {
+            image,
+            wipe,
+            discard,
+            ..
+        } => {
+            delete::delete_image(work, image_id(image)?, disposal(*wipe, *discard))?;
+            Ok(done(format!("image {image} is gone")))
+        }
+        VolumeRequest::Copy {
+            source,
+            target: new,
+        } => copy(work, target, source, new, false, host),
+        VolumeRequest::Template {
+            source,
+            target: new,
+        } => copy(work, target, source, new, true, host),
+        VolumeRequest::Merge { volume } => {
+            let image = image_id(&volume.image)?;
+            let top = volume_id(&volume.volume)?;
+            let view = View::of_image(work.domain, image)?;
+            let base = view.link(top)?.metadata.parent;
+            if base.is_blank() {
+                return Err(bad(format!("volume {top}: has no parent to be merged into")));
+            }
+            let pair = Merge { image, base, top };
+            merge(work, pair, &job(host), Disposal::default())?;
+            Ok(done(format!("volume {top} is merged into {base}")))
+        }
+        VolumeRequest::Set {
+            volume,
+            legal,
+            description,
+        } => {
+            let update = Update {
+                legality: legal.map(|legal| {
+                    if legal {
+                        Legality::Legal
+                    } else {
+                        Legality::Illegal
+                    }
+                }),
+                description: description.clone(),
+                ..Update::default()
+            };
+            let id = volume_id(&volume.volume)?;
+            operation::update(work.domain, work.leases, id, &update)?;
+            show(work.domain, volume)
+        }
+        VolumeRequest::List { .. }
+        | VolumeRequest::Show { .. }
+        | VolumeRequest::Prepare { .. }
+        | VolumeRequest::Teardown { .. }
+        | VolumeRequest::LeaseShow { .. }
+        | VolumeRequest::Watch { .. }
+        | VolumeRequest::Unwatch { .. } => Err(bad("changes nothing")),
+    }
+}
+
+fn copy(
+    work: &Work<'_>,
+    target: Option<&Place>,
+    source: &VolumeName,
+    new: &CopyTarget,
+    template: bool,
+    host: &Host,
+) -> Result<Answer> {
+    let place = target.ok_or_else(|| bad("copy: no target domain"))?;
+    let domain = host.open(place, work.context)?.domain();
+    let leases = host.leases(&place.carrier);
+    let into = Work {
+        domain: domain.as_ref(),
+        leases: leases.as_ref(),
+        ..*work
+    };
+    let copy = NewCopy {
+        image: image_id(new.image.as_deref().unwrap_or_default())?,
+        volume: volume_id(new.volume.as_deref().unwrap_or_default())?,
+        format: new.format.map(volume_format),
+        allocation: allocation(new.preallocated),
+        description: None,
+        template,
+        options: CopyOptions {
+            job: job(host),
+            ..CopyOptions::default()
+        },
+        again: false,
+    };
+    let from = Source {
+        domain: work.domain,
+        image: image_id(&source.image)?,
+        volume: volume_id(&source.volume)?,
+    };
+    copy_image(&into, from, &copy)?;
+    Ok(made(into.domain, copy.image, copy.volume))
+}
+
+/// Loads the present size of an active volume.
+pub(super) fn refresh(
+    place: &Place,
+    volume: &VolumeName,
+    host: &Host,
+    context: &Context,
+) -> Result<Answer> {
+    let domain = host.open(place, context)?.domain();
+    let entry = domain.volume(volume_id(&volume.volume)?)?;
+    domain.refresh(&[&entry])?;
+    show(domain.as_ref(), volume)
+}
+
+fn list(domain: &dyn Domain, image: Option<&str>) -> Result<Answer> {
+    let image = image.map(image_id).transpose()?;
+    let view = match image {
+        Some(image) => View::of_image(domain, image)?,
+        None => View::of_domain(domain)?,
+    };
+    let mut reports: Vec<VolumeReport> = view
+        .entries
+        .iter()
+        .filter(|entry| image.is_none_or(|image| entry.image == image))
+        .map(|entry| {
+            if !entry.is_live() {
+                return describe::entry(domain, entry);
+            }
+            match view.link(entry.id) {
+                Ok(link) => describe::volume(domain, entry, &link.metadata),
+                Err(failure) => VolumeReport {
+                    state: "broken".to_owned(),
+                    reason: Some(failure.message),
+                    ..describe::entry(domain, entry)
+                },
+            }
+        })
+        .collect();
+    reports.sort_by(|a, b| (&a.image, a.sequence, &a.volume).cmp(&(&b.image, b.sequence, &b.volume)));
+    Ok(Answer::Volumes(reports))
+}
+
+fn show(domain: &dyn Domain, name: &VolumeName) -> Result<Answer> {
+    let entry = domain.volume(volume_id(&name.volume)?)?;
+    let image = image_id(&name.image)?;
+    if entry.image != image && !entry.shared_with.contains(&image) {
+        return Err(Failure::new(
+            FailureKind::NotFound,
+            format!(
+                "volume {}: of image {}, not of {image}",
+                name.volume, entry.image
+            ),
+        ));
+    }
+    let metadata = domain.volume_metadata(&entry)?;
+    let mut report = describe::volume(domain, &entry, &metadata);
+    let path = domain.path(&entry);
+    if path.exists() {
+        report.path = Some(path.display().to_string());
+    }
+    Ok(Answer::Volume(report))
+}
+
+fn prepared_report(prepared: &Prepared) -> PreparedReport {
+    PreparedReport {
+        path: prepared.path.display().to_string(),
+        chain: prepared
+            .chain
+            .iter()
+            .map(|volume| {
+                let lease = volume.lease.as_ref();
+                PreparedVolume {
+                    volume: volume.id.to_string(),
+                    path: volume.path.display().to_string(),
+                    lease_path: lease.map_or_else(String::new, |at| at.path.display().to_string()),
+                    lease_offset: lease.map_or(0, |at| at.offset),
+                }
+            })
+            .collect(),
+    }
+}
+
+fn create_volume(new: &NewVolume) -> Result<CreateVolume> {
+    let image = image_id(new.image.as_deref().unwrap_or_default())?;
+    let volume = volume_id(new.volume.as_deref().unwrap_or_default())?;
+    Ok(CreateVolume {
+        parent: new.parent.as_deref().map(volume_id).transpose()?,
+        initial_bytes: new.initial_bytes,
+        format: volume_format(new.format),
+        allocation: allocation(new.preallocated),
+        description: new.description.clone(),
+        disk_type: match &new.disk_type {
+            Some(word) => word
+                .parse::<DiskType>()
+                .map_err(|error| bad(format!("{error}")))?,
+            None => DiskType::Data,
+        },
+        again: true,
+        ..CreateVolume::new(image, volume, new.capacity_bytes)
+    })
+}
+
+fn made(domain: &dyn Domain, image: ImageId, volume: VolumeId) -> Answer {
+    Answer::MadeVolume(VolumeName {
+        domain: domain.id().to_string(),
+        image: image.to_string(),
+        volume: volume.to_string(),
+    })
+}
+
+fn disposal(wipe: bool, discard: bool) -> Disposal {
+    Disposal {
+        wipe,
+        discard,
+        bytes_per_s: None,
+    }
+}
+
+fn job(host: &Host) -> Job {
+    Job {
+        host: host.settings.host_name.clone(),
+        ..Job::default()
+    }
+}
+
+fn volume_format(format: Format) -> VolumeFormat {
+    match format {
+        Format::Raw => VolumeFormat::Raw,
+        Format::Cow => VolumeFormat::Cow,
+    }
+}
+
+fn allocation(preallocated: bool) -> Allocation {
+    if preallocated {
+        Allocation::Preallocated
+    } else {
+        Allocation::Sparse
+    }
+}
+
+fn image_id(text: &str) -> Result<ImageId> {
+    text.parse().map_err(|error| bad(format!("{error}")))
+}
+
+fn volume_id(text: &str) -> Result<VolumeId> {
+    text.parse().map_err(|error| bad(format!("{error}")))
+}
