@@ -12,7 +12,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use support::client::{
@@ -417,11 +417,19 @@ fn d15_an_event_is_told_once() {
         // The sender says it with each of its renewals until the bit's time
         // is over, the receiver reads it with each of its own.
         let mut sent = BTreeSet::new();
+        // Looks further apart than renewals miss some, and prove nothing then.
+        let renewal = Duration::from_secs(2 * u64::from(cluster.io_timeout_s));
+        let (mut looked, mut blink) = (Instant::now(), Duration::ZERO);
         wait_for("the bit is gone again", || {
+            blink = blink.max(looked.elapsed());
+            looked = Instant::now();
             sent.insert(cluster.disk.renewed_at(1));
             (cluster.disk.bytes(256, 1)[0] & 2 == 0).then_some(())
         });
-        assert!(sent.len() >= 2, "said once only: {sent:?}");
+        assert!(
+            sent.len() >= 2 || blink > renewal,
+            "said once only: {sent:?}"
+        );
         let last = cluster.disk.renewed_at(2);
         wait_for("the receiver has read on", || {
             (cluster.disk.renewed_at(2) != last).then_some(())
