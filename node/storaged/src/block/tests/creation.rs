@@ -238,14 +238,11 @@ fn what_cannot_become_a_domain_is_refused_untouched() {
         .succeed(&Context::quiet())
         .unwrap();
     assert_eq!(refused(&new), FailureKind::InUse);
-    let start =
-        std::fs::read(lab.loops.file(1)).map(|mut all| all.drain(..4096).collect::<Vec<_>>());
     let forced = NewBlockDomain {
         force: true,
         ..new.clone()
     };
     let domain = create(&lab.lvm, &Context::quiet(), &DirectLeases, &forced).unwrap();
-    drop(start);
     // Its LUN is not even taken with force by another one.
     let another = NewBlockDomain {
         force: true,
