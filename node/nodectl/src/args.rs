@@ -119,11 +119,14 @@ pub(crate) enum Command {
     /// The storage pool
     #[command(subcommand, after_help = "Example:\n  nodectl pool show")]
     Pool(PoolCommand),
-    /// Show what is on a disk or image file, without writing to it
-    #[command(after_help = "Example:\n  nodectl inspect /dev/sda")]
+    /// Show what is on a disk, an image file or a storage domain and what is wrong with it, without writing to it
+    #[command(
+        after_help = "Examples:\n  nodectl inspect /dev/sda\n  nodectl inspect /dev/mapper/360014054953d2ac5 /dev/mapper/3600140541ae85bde\n  nodectl inspect /rhev/data-center/mnt/server:_export\n\nA storage domain may be given as a directory, as the physical volumes of its volume group, or as /dev/VG. Exit status 1: something is wrong with it."
+    )]
     Inspect {
-        /// Block device or file
-        disk: PathBuf,
+        /// Block devices, files or directories
+        #[arg(required = true, value_name = "PATH", num_args = 1..=32)]
+        paths: Vec<PathBuf>,
         /// How to print.
         #[command(flatten)]
         output: Output,

@@ -70,7 +70,7 @@ pub(crate) fn run(command: Command, session: &mut Session<'_>) -> Result<Ending>
         Command::Task(command) => storage::task(command, session),
         Command::Spm(command) => storage::spm(command, session),
         Command::Pool(command) => storage::pool(command, session),
-        Command::Inspect { disk, output } => inspect::run(&disk, output.json, session),
+        Command::Inspect { paths, output } => inspect::run(&paths, output.json, session),
         Command::Config(ConfigCommand::Check { file }) => {
             let document = session.document(&file)?;
             Ok(if is_valid(&document, session)? {

@@ -1,7 +1,12 @@
 //! A look at a disk: its partition table, what fills the partitions, lockspaces
-//! and resource leases. Damage is reported and walked past.
+//! and resource leases; or at a storage domain ([`domain`]). Damage is reported
+//! and walked past.
 
-use std::path::Path;
+mod directory;
+mod domain;
+mod group;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use control::disk::{AreaReport, ContentReport, DiskReport, PartitionReport};
@@ -24,8 +29,24 @@ const PROBE_BYTES: usize = 8192;
 /// Most things of one sort listed; how many more there are is told.
 const LISTED_MAX: usize = 256;
 
+/// Shows what is there: storage domains, or one disk.
+pub(crate) fn run(paths: &[PathBuf], json: bool, session: &mut Session<'_>) -> Result<Ending> {
+    let found = domain::find(paths)?;
+    if let ([], [path]) = (found.as_slice(), paths) {
+        return disk(path, json, session);
+    }
+    let reports: Vec<_> = found.iter().map(domain::report).collect();
+    if json {
+        session.print_json(&reports)?;
+    } else {
+        session.print(&render::domains(&reports))?;
+    }
+    let sound = found.iter().all(domain::Found::is_sound);
+    Ok(if sound { Ending::Done } else { Ending::No })
+}
+
 /// Shows what is on a disk.
-pub(crate) fn run(path: &Path, json: bool, session: &mut Session<'_>) -> Result<Ending> {
+fn disk(path: &Path, json: bool, session: &mut Session<'_>) -> Result<Ending> {
     let disk = Disk::open(path)?;
     let mut report = DiskReport {
         path: path.display().to_string(),

@@ -3,6 +3,7 @@
 
 mod boot;
 mod disk;
+mod domain;
 mod lease;
 mod leases;
 mod network;
@@ -11,6 +12,7 @@ mod storage;
 
 pub(crate) use boot::boot;
 pub(crate) use disk::{area, disk};
+pub(crate) use domain::domains;
 pub(crate) use lease::lockspaces;
 pub(crate) use leases::{leases, owners, waits};
 pub(crate) use network::network;

@@ -201,6 +201,13 @@ fn group(facts: &BlockFacts, metadata: Option<&DomainMetadata>, findings: &mut F
             "made by an old version; harmless on this node",
         );
     }
+    for fault in &facts.lvm_faults {
+        findings.warning(
+            "LVM metadata",
+            fault,
+            "the next change by the SPM writes both areas anew",
+        );
+    }
     if let Some((size, free)) = facts.metadata_room {
         // One copy may take half of the area.
         let room = size / 2;

@@ -58,9 +58,33 @@ impl BlockFacts {
             extent_bytes: vg.extent_bytes(),
             free_extents: vg.free_extents(),
             metadata_room: room,
+            lvm_faults: faults(vg, devices),
             pvs,
             lvs,
             ..Self::default()
         }
     }
+}
+
+/// Areas that cannot be read, and those that are behind the newest commit.
+fn faults(vg: &Vg, devices: &[(String, Device)]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (path, device) in devices {
+        for copy in device.copies.iter().filter(|copy| !copy.ignored) {
+            let place = format!("{path}: metadata area at {}", copy.area.offset);
+            match &copy.vg {
+                Err(error) => faults.push(format!("{place}: {error}")),
+                Ok(None) => faults.push(format!("{place}: in use and empty")),
+                Ok(Some(other)) if other.uuid != vg.uuid => {
+                    faults.push(format!("{place}: of volume group {}", other.name));
+                }
+                Ok(Some(other)) if other.seqno != vg.seqno => faults.push(format!(
+                    "{place}: commit {}, the newest is {}: a writer stopped between the areas",
+                    other.seqno, vg.seqno
+                )),
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+    faults
 }

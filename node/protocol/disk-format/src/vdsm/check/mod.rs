@@ -160,6 +160,8 @@ pub struct BlockFacts {
     /// Bytes of a metadata area, and how many of the half that one copy may
     /// use are free; `None` when not known.
     pub metadata_room: Option<(u64, u64)>,
+    /// What is wrong with LVM's own metadata, as far as it was looked at.
+    pub lvm_faults: Vec<String>,
     /// Its physical volumes.
     pub pvs: Vec<PvFacts>,
     /// Its logical volumes.

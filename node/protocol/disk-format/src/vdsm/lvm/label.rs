@@ -64,14 +64,15 @@ impl Label {
     /// Finds the label in the first [`SCAN_BYTES`] bytes of a device.
     ///
     /// # Errors
-    /// When there is none, or it is damaged.
+    /// [`FormatError::Empty`] when there is none: not a physical volume. Another
+    /// when it is damaged.
     pub fn find(start: &[u8]) -> Result<Self, FormatError> {
         for (number, sector) in start.as_chunks::<SECTOR>().0.iter().take(4).enumerate() {
             if sector.starts_with(LABEL_ID) && sector.get(24..32) == Some(LABEL_TYPE) {
                 return Self::decode(sector, number);
             }
         }
-        Err(FormatError::syntax(LABEL, "not an LVM physical volume"))
+        Err(FormatError::Empty { record: LABEL })
     }
 
     fn decode(sector: &[u8; SECTOR], number: usize) -> Result<Self, FormatError> {

@@ -1,0 +1,320 @@
+//! Block domains: LVM's metadata are read from the physical volumes themselves,
+//! the domain's areas through the extents these metadata name. Neither `lvm` nor
+//! an active volume is needed, and nothing is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use control::storage::inspection::GroupInspection;
+use disk_format::vdsm::check::{self, Areas, BlockFacts};
+use disk_format::vdsm::domain::{DomainMetadata, Marker};
+use disk_format::vdsm::lvm::label::{self, Area};
+use disk_format::vdsm::lvm::{Device, Vg, linear_table};
+use disk_format::vdsm::slot::SLOT_BYTES;
+use disk_format::vdsm::{FormatError, LvState, SlotNumber, SpecialLv, mailbox, xlease};
+
+use super::domain::Found;
+use crate::disk::Disk;
+
+/// A physical volume.
+struct Pv {
+    path: String,
+    disk: Disk,
+    device: Device,
+}
+
+impl Pv {
+    /// Opens a disk; `None` when it is no physical volume.
+    fn open(path: &Path) -> Result<Option<Self>> {
+        let disk = Disk::open(path)?;
+        let read = label::read_device(|area| {
+            let length = usize::try_from(area.bytes).map_err(|error| error.to_string())?;
+            let bytes = disk
+                .read(area.offset, length)
+                .map_err(|error| format!("{error:#}"))?;
+            if bytes.len() == length {
+                Ok(bytes)
+            } else {
+                Err(format!("the disk ends at {}", disk.size()))
+            }
+        });
+        match read {
+            Ok(device) => Ok(Some(Self {
+                path: path.display().to_string(),
+                disk,
+                device,
+            })),
+            Err(FormatError::Empty { .. }) => Ok(None),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// Id of the VG that its own metadata are of, when it has any.
+    fn vg(&self) -> Option<&Vg> {
+        label::newest([&self.device])
+    }
+}
+
+/// The domains on these disks. Nothing for one that is given alone and that is
+/// no physical volume, or in no volume group; beside others that is an error.
+pub(super) fn find(paths: &[&Path], alone: bool) -> Result<Vec<Found>> {
+    let mut pvs = Vec::new();
+    for path in paths {
+        match Pv::open(path)? {
+            Some(pv) => pvs.push(pv),
+            None if alone => return Ok(Vec::new()),
+            None => bail!("{}: not an LVM physical volume", path.display()),
+        }
+    }
+    complete(&mut pvs);
+    let found = groups(&pvs);
+    for pv in &pvs {
+        if found.iter().any(|found| found.places.contains(&pv.path)) {
+            continue;
+        }
+        let device = &pv.device;
+        for copy in device.copies.iter().filter(|copy| !copy.ignored) {
+            if let Err(error) = &copy.vg {
+                bail!(
+                    "{}: LVM metadata area at {}: {error}; no other area of its volume group can be read",
+                    pv.path,
+                    copy.area.offset
+                );
+            }
+        }
+        let elsewhere = device.copies.iter().all(|copy| copy.ignored);
+        if elsewhere || !alone {
+            bail!(
+                "{}: LVM physical volume {} without metadata; give the one that has those of its volume group, too",
+                pv.path,
+                device.label.uuid
+            );
+        }
+    }
+    Ok(found)
+}
+
+/// The volume group that a directory of `/dev` is of.
+pub(super) fn name_of(directory: &Path) -> Option<String> {
+    let special = |special: SpecialLv| directory.join(special.name()).symlink_metadata().is_ok();
+    if directory.parent() == Some(Path::new("/dev")) || SpecialLv::ALL.into_iter().all(special) {
+        return directory.file_name()?.to_str().map(str::to_owned);
+    }
+    None
+}
+
+/// The domain of a volume group of this host.
+pub(super) fn by_name(name: &str) -> Result<Option<Found>> {
+    let pvs: Vec<Pv> = host_disks()
+        .iter()
+        .filter_map(|path| Pv::open(path).ok().flatten())
+        .collect();
+    Ok(groups(&pvs)
+        .into_iter()
+        .find(|found| found.report.name == name))
+}
+
+/// Adds what the volume groups of disks of this host lack. Image files have
+/// nothing to be searched.
+fn complete(pvs: &mut Vec<Pv>) {
+    let have: BTreeSet<String> = pvs.iter().map(|pv| pv.device.label.uuid.clone()).collect();
+    let real = pvs.iter().any(|pv| pv.disk.sector_size().is_some());
+    let lacks = pvs.iter().any(|pv| {
+        pv.vg()
+            .is_none_or(|vg| vg.pvs.values().any(|known| !have.contains(&known.uuid)))
+    });
+    if !real || !lacks {
+        return;
+    }
+    let wanted: BTreeSet<String> = pvs
+        .iter()
+        .filter_map(Pv::vg)
+        .flat_map(|vg| vg.pvs.values())
+        .map(|pv| pv.uuid.clone())
+        .collect();
+    let mut seen = have.clone();
+    for path in host_disks() {
+        let Ok(Some(pv)) = Pv::open(&path) else {
+            continue;
+        };
+        let uuid = pv.device.label.uuid.clone();
+        let of_group = pv
+            .vg()
+            .is_some_and(|vg| vg.pvs.values().any(|known| have.contains(&known.uuid)));
+        if (wanted.contains(&uuid) || of_group) && seen.insert(uuid) {
+            pvs.push(pv);
+        }
+    }
+}
+
+/// Disks of this host: multipath maps before their paths.
+fn host_disks() -> Vec<PathBuf> {
+    let names = |directory: &str| -> BTreeSet<String> {
+        std::fs::read_dir(directory)
+            .map(|entries| {
+                entries
+                    .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+                    .collect()
+            })
+            .unwrap_or_default()
+    };
+    let mut disks: Vec<PathBuf> = names("/dev/mapper")
+        .into_iter()
+        .filter(|name| name != "control")
+        .map(|name| Path::new("/dev/mapper").join(name))
+        .collect();
+    disks.extend(
+        names("/sys/class/block")
+            .into_iter()
+            .filter(|name| !name.starts_with("dm-") && !name.starts_with("ram"))
+            .map(|name| Path::new("/dev").join(name)),
+    );
+    disks
+}
+
+/// The volume groups whose metadata are on these physical volumes.
+fn groups(pvs: &[Pv]) -> Vec<Found> {
+    let mut newest: BTreeMap<&str, &Vg> = BTreeMap::new();
+    for vg in pvs.iter().filter_map(Pv::vg) {
+        let best = newest.entry(&vg.uuid).or_insert(vg);
+        if vg.seqno > best.seqno {
+            *best = vg;
+        }
+    }
+    newest.into_values().map(|vg| found(vg, pvs)).collect()
+}
+
+fn found(vg: &Vg, pvs: &[Pv]) -> Found {
+    let members: BTreeMap<&str, &Pv> = pvs
+        .iter()
+        .filter(|pv| {
+            vg.pvs
+                .values()
+                .any(|known| known.uuid == pv.device.label.uuid)
+        })
+        .map(|pv| (pv.device.label.uuid.as_str(), pv))
+        .collect();
+    let devices: Vec<(String, Device)> = members
+        .values()
+        .map(|pv| (pv.path.clone(), pv.device.clone()))
+        .collect();
+    let mut facts = BlockFacts::of_vg(vg, &devices);
+    let tags = || facts.tags.iter().map(String::as_str);
+    // What is not a domain is not looked into.
+    if Marker::of(tags()) != Marker::Foreign {
+        let metadata = DomainMetadata::from_vg_tags(tags()).ok();
+        let reader = Reader {
+            vg,
+            members: &members,
+        };
+        if let Some(metadata) = &metadata {
+            facts.slots = reader.slots(&facts, metadata);
+        }
+        facts.areas = reader.areas(metadata.as_ref());
+    }
+    Found {
+        places: devices.into_iter().map(|(path, _)| path).collect(),
+        report: check::block(&facts),
+        group: Some(GroupInspection {
+            seqno: vg.seqno,
+            extent_bytes: vg.extent_bytes(),
+            extents: vg.extents(),
+            free_extents: vg.free_extents(),
+        }),
+        tasks: Vec::new(),
+    }
+}
+
+/// Reads logical volumes through their extents.
+struct Reader<'a> {
+    vg: &'a Vg,
+    members: &'a BTreeMap<&'a str, &'a Pv>,
+}
+
+impl Reader<'_> {
+    /// Reads from a logical volume.
+    fn read(&self, lv: &str, area: Area) -> Result<Vec<u8>, String> {
+        let table = linear_table(self.vg, lv).map_err(|error| error.to_string())?;
+        let end = area.offset.saturating_add(area.bytes);
+        let mut bytes = Vec::new();
+        for line in table {
+            let start = line.start_sector.saturating_mul(512);
+            let line_end = start.saturating_add(line.sectors.saturating_mul(512));
+            let from = area.offset.max(start);
+            let to = end.min(line_end);
+            if from >= to {
+                continue;
+            }
+            let pv = self
+                .members
+                .get(line.pv_uuid.as_str())
+                .ok_or_else(|| format!("physical volume {} is missing", line.pv_uuid))?;
+            let place = line
+                .pv_sector
+                .saturating_mul(512)
+                .saturating_add(from - start);
+            let length = usize::try_from(to - from).map_err(|error| error.to_string())?;
+            let piece = pv
+                .disk
+                .read(place, length)
+                .map_err(|error| format!("{}: {error:#}", pv.path))?;
+            bytes.extend_from_slice(&piece);
+        }
+        if u64::try_from(bytes.len()) == Ok(area.bytes) {
+            Ok(bytes)
+        } else {
+            Err(format!(
+                "{} of {} bytes at {}: the volume or its disk ends",
+                bytes.len(),
+                area.bytes,
+                area.offset
+            ))
+        }
+    }
+
+    fn slots(
+        &self,
+        facts: &BlockFacts,
+        metadata: &DomainMetadata,
+    ) -> BTreeMap<SlotNumber, Result<Vec<u8>, String>> {
+        let used: BTreeSet<SlotNumber> = facts
+            .lvs
+            .iter()
+            .filter_map(|lv| LvState::of(&lv.name, lv.tags.iter().map(String::as_str)).slot())
+            .collect();
+        used.into_iter()
+            .map(|slot| {
+                let area = Area {
+                    offset: slot.offset(metadata.version()),
+                    bytes: SLOT_BYTES.try_into().unwrap_or(u64::MAX),
+                };
+                (slot, self.read(SpecialLv::Metadata.name(), area))
+            })
+            .collect()
+    }
+
+    /// What there is to judge of the special volumes; those that are missing
+    /// are told by the checker.
+    fn areas(&self, metadata: Option<&DomainMetadata>) -> Areas {
+        let align = metadata
+            .and_then(|metadata| metadata.alignment_bytes().ok())
+            .map_or(1 << 20, u64::from);
+        let area = |special: SpecialLv, offset: u64, bytes: usize| {
+            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+            self.vg
+                .lvs
+                .contains_key(special.name())
+                .then(|| self.read(special.name(), Area { offset, bytes }))
+        };
+        let xleases = self.vg.lvs.get(SpecialLv::Xleases.name());
+        Areas {
+            index: area(SpecialLv::Xleases, align, xlease::INDEX_BYTES),
+            xleases_bytes: xleases.map(|lv| self.vg.lv_bytes(lv)),
+            inbox: area(SpecialLv::Inbox, 0, mailbox::AREA_BYTES),
+            outbox: area(SpecialLv::Outbox, 0, mailbox::AREA_BYTES),
+            ids: area(SpecialLv::Ids, 0, SLOT_BYTES),
+            sdm: area(SpecialLv::Leases, align, SLOT_BYTES),
+        }
+    }
+}
