@@ -8,6 +8,7 @@ pub mod blkdev;
 pub mod cgroup;
 pub mod clock;
 pub mod disk;
+pub mod dm;
 pub mod error;
 pub mod kmsg;
 pub mod loop_device;
