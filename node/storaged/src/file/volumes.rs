@@ -228,9 +228,13 @@ impl Domain for FileDomain {
             let Ok(image) = image.parse::<ImageId>() else {
                 continue;
             };
-            for seen in self.entries_of(&self.images().join(&name), image, removed)? {
+            let seen = self.entries_of(&self.images().join(&name), image, removed)?;
+            // A template may be among several, the last of its links even when its
+            // own image is gone; a volume alone and with one name is its own image's.
+            let several = seen.len() > 1;
+            for seen in seen {
                 let mut entry = seen.entry.clone();
-                if entry.is_live() && seen.linked {
+                if entry.is_live() && (seen.linked || several) {
                     entry.image = self.own_image(&seen);
                 }
                 let is_link = entry.image != image;
@@ -317,28 +321,30 @@ impl Domain for FileDomain {
     fn forget_image(&self, authority: &dyn Authority, image: ImageId) -> Result<()> {
         let path = self.images().join(image.to_string());
         for seen in self.entries_of(&path, image, false)? {
-            let foreign = seen.entry.is_live() && seen.linked && self.own_image(&seen) != image;
+            let foreign = seen.entry.is_live() && self.own_image(&seen) != image;
             if !foreign {
                 return Ok(());
             }
         }
-        // Data without metadata is somebody's loss; it keeps its directory.
         let names = direct::names(&path)?;
-        let known: BTreeSet<&str> = names.iter().filter_map(|n| n.strip_suffix(META)).collect();
-        if names.iter().any(|name| {
-            let id = name
+        for name in &names {
+            let stem = name
                 .strip_suffix(META)
                 .or_else(|| name.strip_suffix(LEASE))
                 .unwrap_or(name);
-            !known.contains(id)
-        }) {
-            return Ok(());
-        }
-        for ending in [META, LEASE, ""] {
-            for id in &known {
-                self.check(authority)?;
-                direct::remove_file(&path.join(format!("{id}{ending}")))?;
+            // The template's own directory has the same file. A file without
+            // metadata that is nowhere else is somebody's loss: it keeps its place.
+            let meta = names.contains(&format!("{stem}{META}"));
+            let links = std::fs::metadata(path.join(name)).map_or(1, |s| s.nlink());
+            if !meta && links < 2 {
+                return Ok(());
             }
+        }
+        // `.meta` first: what is left of the template does not show as it.
+        let (metas, others): (Vec<_>, Vec<_>) = names.iter().partition(|n| n.ends_with(META));
+        for name in metas.into_iter().chain(others) {
+            self.check(authority)?;
+            direct::remove_file(&path.join(name))?;
         }
         self.check(authority)?;
         match std::fs::remove_dir(&path) {

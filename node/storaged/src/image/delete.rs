@@ -195,6 +195,9 @@ fn delete_all(work: &Work<'_>, image: ImageId, disposal: Disposal) -> Result<()>
         }
         prepare::refuse_prepared(work.layout, work.domain, entry)?;
     }
+    if work.domain.kind().is_block() {
+        mark_from_the_top(work, &view, image, disposal)?;
+    }
     let marked = work
         .domain
         .mark_image_removed(work.authority, image, disposal.wipe)?;
@@ -202,6 +205,29 @@ fn delete_all(work: &Work<'_>, image: ImageId, disposal: Disposal) -> Result<()>
     for (done, entry) in (0..).zip(&marked) {
         work.context.tell(done, total, "remove volumes");
         wipe::finish(work, entry, disposal)?;
+    }
+    Ok(())
+}
+
+/// Marks the volumes of an image one by one, each before the one it stands on, so
+/// that a crash in between leaves chains that are whole.
+fn mark_from_the_top(
+    work: &Work<'_>,
+    view: &View,
+    image: ImageId,
+    disposal: Disposal,
+) -> Result<()> {
+    let mut own: Vec<(usize, &Link)> = view
+        .links()
+        .filter(|link| link.entry.image == image)
+        .map(|link| (view.chain(link.entry.id).map_or(0, |c| c.len()), link))
+        .collect();
+    own.sort_by_key(|(height, _)| std::cmp::Reverse(*height));
+    // The last one is left to the domain, together with what cannot be read.
+    for (_, link) in own.iter().take(own.len().saturating_sub(1)) {
+        work.context.go_on()?;
+        work.domain
+            .mark_removed(work.authority, &link.entry, disposal.wipe)?;
     }
     Ok(())
 }

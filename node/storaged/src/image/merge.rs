@@ -156,7 +156,7 @@ pub fn commit(
         let into = held.volume(merge.base)?;
         let from = held.volume(merge.top)?;
         if base.metadata.format == VolumeFormat::Cow
-            && top.metadata.capacity_bytes > cow_capacity(context, &into.path)?
+            && top.metadata.capacity_bytes > cow_capacity(&into.path)?
         {
             qemu::resize(context, &into.path, top.metadata.capacity_bytes)?;
         }
@@ -164,7 +164,7 @@ pub fn commit(
     })
 }
 
-fn cow_capacity(_context: &Context, path: &std::path::Path) -> Result<u64> {
+fn cow_capacity(path: &std::path::Path) -> Result<u64> {
     prepare::cow_capacity(path)?.ok_or_else(|| {
         Failure::new(
             FailureKind::Damaged,

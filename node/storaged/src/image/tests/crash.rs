@@ -186,9 +186,14 @@ fn creating_a_preallocated_base() {
             };
             create(&site.work(), &request).map(drop)
         };
-        dies_at_every_step(sort, |_| {}, act, |site| {
-            assert_eq!(site.kind_of(1), VolumeType::Leaf);
-        });
+        dies_at_every_step(
+            sort,
+            |_| {},
+            act,
+            |site| {
+                assert_eq!(site.kind_of(1), VolumeType::Leaf);
+            },
+        );
         undoes_at_every_step(sort, |_| {}, act);
     }
 }

@@ -204,7 +204,11 @@ fn every_conversion_shows_the_same_bytes() {
                         again: false,
                     };
                     copy::copy_image(&b.work(), source, &new).unwrap();
-                    assert_eq!(b.read(id, id)[..5], [0, 0, 0, 9, 0], "{from:?} {to:?} {base}");
+                    assert_eq!(
+                        b.read(id, id)[..5],
+                        [0, 0, 0, 9, 0],
+                        "{from:?} {to:?} {base}"
+                    );
                 }
             }
             b.check();
@@ -433,10 +437,7 @@ fn volumes_grow_for_guest_and_data_and_shrink_to_what_they_use() {
             // Room is absolute, and never more than the volume may need.
             let size = resize::extend(&site.work(), volume(id), 1 << 40).unwrap();
             assert!(size < 8 << 20, "{size}");
-            assert_eq!(
-                resize::extend(&site.work(), volume(id), 1).unwrap(),
-                size
-            );
+            assert_eq!(resize::extend(&site.work(), volume(id), 1).unwrap(), size);
             assert_eq!(site.read(id, id), seen);
         }
         let reduced = resize::reduce(&site.work(), volume(2)).unwrap();

@@ -16,14 +16,35 @@ use crate::image::wipe::Disposal;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Base { raw: bool },
-    Snapshot { at: usize },
-    Write { at: usize, place: u8, byte: u8 },
-    Merge { at: usize, level: usize },
-    DeleteLeaf { at: usize },
-    DeleteImage { at: usize },
-    Copy { at: usize, raw: bool, template: bool },
-    Clone { at: usize },
+    Base {
+        raw: bool,
+    },
+    Snapshot {
+        at: usize,
+    },
+    Write {
+        at: usize,
+        place: u8,
+        byte: u8,
+    },
+    Merge {
+        at: usize,
+        level: usize,
+    },
+    DeleteLeaf {
+        at: usize,
+    },
+    DeleteImage {
+        at: usize,
+    },
+    Copy {
+        at: usize,
+        raw: bool,
+        template: bool,
+    },
+    Clone {
+        at: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

@@ -394,12 +394,7 @@ impl Domain for Shelf {
         }
     }
 
-    fn extend(
-        &self,
-        authority: &dyn Authority,
-        entry: &VolumeEntry,
-        to_bytes: u64,
-    ) -> Result<u64> {
+    fn extend(&self, authority: &dyn Authority, entry: &VolumeEntry, to_bytes: u64) -> Result<u64> {
         self.check(authority)?;
         let bytes = {
             let mut group = self.group();
@@ -413,12 +408,7 @@ impl Domain for Shelf {
         Ok(bytes)
     }
 
-    fn reduce(
-        &self,
-        authority: &dyn Authority,
-        entry: &VolumeEntry,
-        to_bytes: u64,
-    ) -> Result<u64> {
+    fn reduce(&self, authority: &dyn Authority, entry: &VolumeEntry, to_bytes: u64) -> Result<u64> {
         self.check(authority)?;
         let mut group = self.group();
         let lv = group.lvs.get_mut(&entry.id).unwrap();
