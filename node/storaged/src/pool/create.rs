@@ -128,7 +128,10 @@ pub fn reconstruct(
     if !metadata.pools().contains(&pool) {
         return Err(Failure::new(
             FailureKind::WrongState,
-            format!("domain {}: not in pool {pool}; attach it first", master.id()),
+            format!(
+                "domain {}: not in pool {pool}; attach it first",
+                master.id()
+            ),
         ));
     }
     let place = LockPlace::of(master)?;

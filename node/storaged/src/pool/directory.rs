@@ -27,7 +27,9 @@ impl Directory {
     /// # Errors
     /// The list is there and cannot be read.
     pub fn read(pool: PoolId, master: &DomainMetadata, others: &[DomainMetadata]) -> Result<Self> {
-        let keys = master.pool_keys().map_err(|error| damaged(master, &error))?;
+        let keys = master
+            .pool_keys()
+            .map_err(|error| damaged(master, &error))?;
         let on_disk = keys.domains.is_some();
         let mut domains = keys.domains.unwrap_or_default();
         // A crash between a domain's own metadata and the list leaves one of

@@ -41,11 +41,7 @@ impl MasterFiles {
     ///
     /// # Errors
     /// [`FailureKind::Damaged`] when the check leaves errors; authority; I/O.
-    pub fn open(
-        context: &Context,
-        authority: &dyn Authority,
-        domain: &dyn Domain,
-    ) -> Result<Self> {
+    pub fn open(context: &Context, authority: &dyn Authority, domain: &dyn Domain) -> Result<Self> {
         let name = domain.id().to_string();
         let files = if domain.kind() == DomainKind::Block {
             Self::mount(context, authority, domain, &name)?
@@ -247,12 +243,7 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 /// Copies a directory's content: directories, files and links, with owner and mode.
-fn copy(
-    from: &Path,
-    to: &Path,
-    check: &mut dyn FnMut() -> Result<()>,
-    depth: u32,
-) -> Result<()> {
+fn copy(from: &Path, to: &Path, check: &mut dyn FnMut() -> Result<()>, depth: u32) -> Result<()> {
     if depth == 0 {
         return Err(Failure::new(
             FailureKind::Unsupported,
@@ -323,11 +314,8 @@ mod tests {
         fs::create_dir_all(&task).expect("made");
         fs::create_dir_all(old.tasks().join(LOST_AND_FOUND)).expect("made");
         fs::write(task.join("a-task.task"), "state = running\n").expect("written");
-        fs::set_permissions(
-            task.join("a-task.task"),
-            fs::Permissions::from_mode(0o640),
-        )
-        .expect("set");
+        fs::set_permissions(task.join("a-task.task"), fs::Permissions::from_mode(0o640))
+            .expect("set");
         symlink("a-task.task", task.join("link")).expect("linked");
         fs::create_dir_all(new.tasks().join("stale")).expect("made");
 

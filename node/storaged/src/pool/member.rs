@@ -264,8 +264,12 @@ pub fn set_status(
             format!("domain {target}: the master cannot be deactivated; migrate the master first"),
         ));
     }
-    list(authority, pool, master, others, |directory| {
-        match directory.domains.get_mut(&target) {
+    list(
+        authority,
+        pool,
+        master,
+        others,
+        |directory| match directory.domains.get_mut(&target) {
             Some(found) => {
                 *found = status;
                 Ok(())
@@ -274,8 +278,8 @@ pub fn set_status(
                 FailureKind::WrongState,
                 format!("domain {target}: not in pool {pool}; attach it first"),
             )),
-        }
-    })
+        },
+    )
 }
 
 /// Changes the list of domains in the master's metadata.

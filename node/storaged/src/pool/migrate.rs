@@ -66,11 +66,7 @@ impl<'a> Migration<'a> {
     /// # Errors
     /// [`FailureKind::WrongState`] for a target that is not active in the pool or
     /// the master already; [`FailureKind::BadRequest`] for a version not higher.
-    pub fn new(
-        manager: &'a mut Manager,
-        target: DomainId,
-        version: Option<u64>,
-    ) -> Result<Self> {
+    pub fn new(manager: &'a mut Manager, target: DomainId, version: Option<u64>) -> Result<Self> {
         let refuse = |kind, why: String| {
             Err(Failure::new(
                 kind,
@@ -204,14 +200,15 @@ impl<'a> Migration<'a> {
             .pool_keys()
             .map_err(|error| Failure::new(FailureKind::Damaged, error.to_string()))?;
         let (pool, version) = (self.manager.pool, self.version);
-        self.target.change_metadata(self.lease()?, &mut |metadata| {
-            metadata.set_role(DomainRole::Master);
-            metadata.set_master_version(version);
-            metadata.set_pool(Some(pool));
-            metadata
-                .set_pool_keys(&keys)
-                .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()))
-        })?;
+        self.target
+            .change_metadata(self.lease()?, &mut |metadata| {
+                metadata.set_role(DomainRole::Master);
+                metadata.set_master_version(version);
+                metadata.set_pool(Some(pool));
+                metadata
+                    .set_pool_keys(&keys)
+                    .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()))
+            })?;
         Ok(())
     }
 

@@ -30,7 +30,7 @@ mod spm;
 
 pub use create::{NewPool, create, reconstruct};
 pub use directory::{Choice, Directory, check_master, choose_master};
-pub use links::{remove as remove_links, rebuild as rebuild_links};
+pub use links::{rebuild as rebuild_links, remove as remove_links};
 pub use member::{attach, detach, force_detach, set_status, upgrade};
 pub use migrate::{Migration, Step};
 pub use monitor::{Health, Look, Monitor, PERIOD, RepoStats, THOROUGH, look};

@@ -51,10 +51,7 @@ pub fn look(domain: &dyn Domain, thorough: bool) -> Look {
 fn read_block(domain: &dyn Domain) -> Result<Duration> {
     let path = domain.special(Special::Metadata);
     let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(
-            FailureKind::Io,
-            format!("domain {}: {error}", domain.id()),
-        )
+        Failure::new(FailureKind::Io, format!("domain {}: {error}", domain.id()))
     };
     let start = Instant::now();
     let device = BlockDevice::open(&path, Access::Read).map_err(|error| failed(&error))?;
@@ -141,12 +138,10 @@ impl Monitor {
             return None;
         }
         let since = self.last.as_ref().map(|(at, _)| now.duration_since(*at));
-        since
-            .is_none_or(|since| since >= PERIOD)
-            .then(|| {
-                self.thorough_at
-                    .is_none_or(|at| now.duration_since(at) >= THOROUGH)
-            })
+        since.is_none_or(|since| since >= PERIOD).then(|| {
+            self.thorough_at
+                .is_none_or(|at| now.duration_since(at) >= THOROUGH)
+        })
     }
 
     /// A look has begun.
@@ -228,10 +223,7 @@ impl Monitor {
                 None => 0,
                 Some(failure) => code(failure.kind),
             },
-            last_check: format!(
-                "{:.1}",
-                health.last_check.unwrap_or_default().as_secs_f64()
-            ),
+            last_check: format!("{:.1}", health.last_check.unwrap_or_default().as_secs_f64()),
             delay: format!("{:.6}", health.delay.unwrap_or_default().as_secs_f64()),
             valid: health.valid,
             version: if seen { i16::from(health.version) } else { -1 },

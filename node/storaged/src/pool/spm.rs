@@ -256,11 +256,10 @@ impl Manager {
             to,
         )?;
         for other in &self.others {
-            let active =
-                directory.domains.get(&other.id()) == Some(&PoolDomainStatus::Active);
-            let data = other.metadata().is_ok_and(|found| {
-                found.class() == disk_format::vdsm::domain::DomainClass::Data
-            });
+            let active = directory.domains.get(&other.id()) == Some(&PoolDomainStatus::Active);
+            let data = other
+                .metadata()
+                .is_ok_and(|found| found.class() == disk_format::vdsm::domain::DomainClass::Data);
             if !(active && data) {
                 continue;
             }
@@ -359,11 +358,7 @@ impl Manager {
     /// # Errors
     /// The master cannot be read.
     pub fn directory(&self) -> Result<Directory> {
-        Directory::read(
-            self.pool,
-            &self.master.metadata()?,
-            &self.others_metadata(),
-        )
+        Directory::read(self.pool, &self.master.metadata()?, &self.others_metadata())
     }
 
     /// Knows of one more connected domain (attached, or connected later).
@@ -417,7 +412,10 @@ impl Watch {
             .name("lease watch".to_owned())
             .spawn(move || watch(&authority, period, &on_lost, &mine))
             .map_err(|error| {
-                Failure::new(FailureKind::Failed, format!("thread for the lease: {error}"))
+                Failure::new(
+                    FailureKind::Failed,
+                    format!("thread for the lease: {error}"),
+                )
             })?;
         Ok(Self {
             ended,

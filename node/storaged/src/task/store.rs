@@ -46,18 +46,17 @@ impl Store {
     /// A value that does not come back; authority; I/O.
     pub fn save(&self, authority: &dyn Authority, task: &Task) -> Result<()> {
         let files = task.to_files().map_err(|error| {
-            Failure::new(FailureKind::BadRequest, format!("task {}: {error}", task.id))
+            Failure::new(
+                FailureKind::BadRequest,
+                format!("task {}: {error}", task.id),
+            )
         })?;
         let _gate = self
             .gate
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let [current, temporary, backup] = [
-            Variant::Current,
-            Variant::Temporary,
-            Variant::Backup,
-        ]
-        .map(|variant| self.dir.join(variant.directory(task.id)));
+        let [current, temporary, backup] = [Variant::Current, Variant::Temporary, Variant::Backup]
+            .map(|variant| self.dir.join(variant.directory(task.id)));
         authority.check(&self.domain)?;
         // With `current` there a `.temp` may be incomplete; without it, it is the
         // task, and moves to its place first.

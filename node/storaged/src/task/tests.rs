@@ -50,7 +50,12 @@ fn a_finished_task_keeps_its_result() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, master) = (store(dir.path()), master());
     let mut task = store
-        .begin(&master, id(1), "createVolume", "make a volume\nof two lines")
+        .begin(
+            &master,
+            id(1),
+            "createVolume",
+            "make a volume\nof two lines",
+        )
         .expect("begun");
     task.push_recovery(step("remove it")).expect("pushed");
     assert_eq!(only(&store).recoveries.len(), 1);
@@ -153,9 +158,7 @@ fn every_crash_during_a_save_leaves_the_old_or_the_new_task() {
     for crash in 0..6 {
         let dir = tempfile::tempdir().expect("a directory");
         let store = store(dir.path());
-        let mut task = store
-            .begin(&master, id(5), "old", "old")
-            .expect("begun");
+        let mut task = store.begin(&master, id(5), "old", "old").expect("begun");
         let name = id(5).to_string();
         let at = |suffix: &str| dir.path().join(format!("{name}{suffix}"));
         let copy = |from: &Path, to: &Path, files: usize| {

@@ -197,7 +197,10 @@ impl Cluster {
             .read_resource_owners(&lease, DISK)
             .map_err(|error| told(place, "reading its SDM lease", &error))?;
         if !seen.resource.name.same_name(&lease.name)
-            || !seen.resource.lockspace_name.same_name(&lease.lockspace_name)
+            || !seen
+                .resource
+                .lockspace_name
+                .same_name(&lease.lockspace_name)
         {
             return Err(Failure::new(
                 FailureKind::Damaged,

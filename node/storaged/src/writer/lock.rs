@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use control::storage::{Failure, FailureKind};
-use disk_format::vdsm::uuid::DomainId;
 use disk_format::Geometry;
+use disk_format::vdsm::uuid::DomainId;
 use sanlock_client::{Lockspace, Resource};
 
 use crate::domain::{Domain, DomainKind, Special};

@@ -30,12 +30,10 @@ const LOOK: Duration = Duration::from_millis(50);
 const END: Duration = Duration::from_secs(15);
 
 /// Opens a domain; the daemon's part.
-pub type Open =
-    Arc<dyn Fn(&Place, &Settings, &Context) -> Result<Arc<dyn Domain>> + Send + Sync>;
+pub type Open = Arc<dyn Fn(&Place, &Settings, &Context) -> Result<Arc<dyn Domain>> + Send + Sync>;
 /// Does work that needs no role, or only an authority; the daemon's part.
-pub type Dispatch = Arc<
-    dyn Fn(&Work, &Settings, Option<&dyn Authority>, &Context) -> Result<Answer> + Send + Sync,
->;
+pub type Dispatch =
+    Arc<dyn Fn(&Work, &Settings, Option<&dyn Authority>, &Context) -> Result<Answer> + Send + Sync>;
 
 /// What the writer has to be given.
 #[derive(Clone)]

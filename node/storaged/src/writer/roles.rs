@@ -18,9 +18,7 @@ use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
 use crate::mail::{MailPlace, ManagerMail};
-use crate::pool::{
-    self, Directory, Fatal, Manager, Migration, NewPool, OnLost, Start, StartError,
-};
+use crate::pool::{self, Directory, Fatal, Manager, Migration, NewPool, OnLost, Start, StartError};
 use crate::worker::work::{ExtendItem, Place, PoolContext, Settings, Work};
 
 /// How long another host's commit is waited for.
@@ -306,7 +304,10 @@ impl Roles {
             }
         }
         let directory = made?;
-        let metadata = domains.first().map(|master| master.metadata()).transpose()?;
+        let metadata = domains
+            .first()
+            .map(|master| master.metadata())
+            .transpose()?;
         Ok(Answer::Pool(PoolReport {
             name: pool.name.clone(),
             master: Some(pool.master.domain.clone()),
@@ -354,7 +355,13 @@ impl Roles {
         &self,
         context: &Context,
         pool: &PoolContext,
-        change: impl FnOnce(&dyn Authority, &Cluster, PoolId, &dyn Domain, &[Arc<dyn Domain>]) -> Result<T>,
+        change: impl FnOnce(
+            &dyn Authority,
+            &Cluster,
+            PoolId,
+            &dyn Domain,
+            &[Arc<dyn Domain>],
+        ) -> Result<T>,
     ) -> Result<T> {
         let held = self.role().as_ref().map(|role| {
             (
@@ -375,7 +382,13 @@ impl Roles {
         let master = self.open(context, &pool.master)?;
         let others = self.others(context, pool);
         self.under_own_lease(context, &cluster, master.as_ref(), |authority| {
-            change(authority, &cluster, pool_id(pool)?, master.as_ref(), &others)
+            change(
+                authority,
+                &cluster,
+                pool_id(pool)?,
+                master.as_ref(),
+                &others,
+            )
         })
     }
 
@@ -470,7 +483,11 @@ impl Roles {
         let directory = self.on_list(context, pool, |authority, _, id, master, others| {
             pool::set_status(authority, id, master, &metadata(others), target, status)
         })?;
-        if active && !self.role().as_ref().is_none_or(|role| role.manager.domain(target).is_some())
+        if active
+            && !self
+                .role()
+                .as_ref()
+                .is_none_or(|role| role.manager.domain(target).is_some())
         {
             let domain = self.open(context, place)?;
             if let Some(role) = self.role().as_mut() {
@@ -481,12 +498,7 @@ impl Roles {
         Ok(Answer::Pool(listed(&directory)))
     }
 
-    pub(super) fn upgrade(
-        &self,
-        context: &Context,
-        place: &Place,
-        version: u8,
-    ) -> Result<Answer> {
+    pub(super) fn upgrade(&self, context: &Context, place: &Place, version: u8) -> Result<Answer> {
         let to = DomainVersion::from_number(version.into()).ok_or_else(|| {
             Failure::new(
                 FailureKind::BadRequest,
@@ -702,7 +714,10 @@ fn told(volume: VolumeId, outcome: Outcome) -> Result<()> {
     let failure = |kind, why: &str| Err(Failure::new(kind, format!("volume {volume}: {why}")));
     match outcome {
         Outcome::Done => Ok(()),
-        Outcome::Refused => failure(FailureKind::NoSpace, "not extended; no space, or no such volume"),
+        Outcome::Refused => failure(
+            FailureKind::NoSpace,
+            "not extended; no space, or no such volume",
+        ),
         Outcome::Unanswered => failure(FailureKind::Timeout, "no answer to the extend"),
         Outcome::Full => failure(FailureKind::InUse, "too many extends wait already"),
         Outcome::Stopped => failure(FailureKind::Cancelled, "the manager stopped"),
