@@ -66,7 +66,7 @@ pub const REFUSALS_MAX: u32 = 3;
 /// Pause after the first refusal; four times as long after each further one.
 pub const REFUSED_PAUSE_MS: u64 = 100;
 /// A request without an answer is sent again after so long; doubles each time.
-pub const RESEND_MS: u64 = 10_000;
+pub const RESEND_MS: u64 = 15_000;
 /// A request is answered [`crate::Outcome::Unanswered`] after so long: longer
 /// than a dead SPM's lease takes to become free (140 s), with time for its
 /// successor.

@@ -140,7 +140,15 @@ impl Manager {
         let note = self.reads.succeeded();
         self.note(note);
         match look {
-            Look::Event => self.on_event_block(bytes, since),
+            Look::Event => {
+                self.on_event_block(bytes, since);
+                let pause = if self.is_active() {
+                    timings::FAST_MS
+                } else {
+                    timings::EVENT_IDLE_MS
+                };
+                self.looking.event_at = self.now.plus_ms(pause);
+            }
             Look::Mail {
                 first,
                 count,
@@ -155,12 +163,6 @@ impl Manager {
                 self.looking.next = Some(if end < self.peers.len() { end } else { 0 });
             }
         }
-        let pause = if self.is_active() {
-            timings::FAST_MS
-        } else {
-            timings::EVENT_IDLE_MS
-        };
-        self.looking.event_at = self.now.plus_ms(pause);
     }
 
     pub(super) fn look_failed(&mut self, look: Look, errno: Option<i32>) {

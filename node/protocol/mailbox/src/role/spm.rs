@@ -93,9 +93,10 @@ pub enum Effect {
     Do(StepId, Step),
     /// Ask the lease daemon; answered by [`Input::Lease`].
     AskLease,
-    /// Give [`crate::manager::Input::LeaseLost`] to the SPM's side, now.
+    /// Give [`crate::manager::Input::LeaseLost`] to the SPM's side, now; if
+    /// [`Step::StartMail`] is under way, it must not start any more.
     DropMail,
-    /// Kill the writer and its children; answered by [`Input::WriterGone`].
+    /// Kill the writer and its children, whatever step is under way; answered by [`Input::WriterGone`].
     KillWriter(StopReason),
     /// A start or a stop has ended.
     Settled(Phase),

@@ -19,7 +19,7 @@ pub const HOLD_OFF_MS: u64 = 120_000;
 /// Pause after a failed start; doubles up to [`FAILED_MAX_MS`].
 pub const FAILED_MS: u64 = 20_000;
 /// Longest pause after failed starts.
-pub const FAILED_MAX_MS: u64 = 600_000;
+pub const FAILED_MAX_MS: u64 = 120_000;
 
 /// A live member of the master domain's lockspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

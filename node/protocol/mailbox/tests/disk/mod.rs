@@ -3,11 +3,11 @@
 
 use mailbox::{Effect, IoId, Volume};
 
-pub const MS: u64 = 1_000_000;
-pub const S: u64 = 1_000 * MS;
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const S: u64 = 1_000 * MS;
 
 /// Both mailbox volumes.
-pub struct Disk {
+pub(crate) struct Disk {
     pub(crate) inbox: Vec<u8>,
     pub(crate) outbox: Vec<u8>,
     /// Volume, offset and length of every write.

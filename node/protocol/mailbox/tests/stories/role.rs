@@ -1,0 +1,389 @@
+//! The SPM's life, its succession, and domains' own leases.
+
+use mailbox::role::takeover::{self, Candidate, Holder, Takeover};
+use mailbox::role::{
+    Config, Effect, Input, LeaseView, Phase, Sdm, SdmEffect, SdmEnd, SdmInput, Spm, Step,
+    StepFailed, StepId, StopReason, spm,
+};
+use mailbox::{Monotonic, RequestId};
+
+use crate::disk::{MS, S};
+
+struct Life {
+    spm: Spm,
+    now: u64,
+    effects: Vec<Effect>,
+}
+
+impl Life {
+    fn new() -> Self {
+        Self {
+            spm: Spm::new(),
+            now: 0,
+            effects: Vec::new(),
+        }
+    }
+
+    fn tell(&mut self, input: Input) {
+        self.spm.handle(Monotonic(self.now), input);
+        while let Some(effect) = self.spm.next_effect() {
+            self.effects.push(effect);
+        }
+    }
+
+    /// The step asked for last.
+    fn doing(&self) -> (StepId, Step) {
+        let step = self.effects.iter().rev().find_map(|effect| match effect {
+            Effect::Do(id, step) if *step != Step::RecoverTasks => Some((*id, *step)),
+            _ => None,
+        });
+        step.expect("a step")
+    }
+
+    fn done(&mut self) {
+        let (id, _) = self.doing();
+        self.tell(Input::Done(id));
+    }
+
+    fn serving() -> Self {
+        let mut life = Self::new();
+        life.tell(Input::Start(Config::default()));
+        while life.spm.phase() == Phase::Starting {
+            life.done();
+        }
+        assert_eq!(life.spm.phase(), Phase::Serving);
+        life
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let step = |effect: &Effect| match effect {
+            Effect::Do(_, step) => Some(*step),
+            _ => None,
+        };
+        self.effects.iter().filter_map(step).collect()
+    }
+
+    fn pass(&mut self, ms: u64, view: Option<LeaseView>) {
+        let end = self.now + ms * MS;
+        while let Some(due) = self.spm.deadline()
+            && due.0 <= end
+        {
+            self.now = due.0;
+            let asked = self.effects.len();
+            self.tell(Input::Tick);
+            if self.effects[asked..].contains(&Effect::AskLease)
+                && let Some(view) = view
+            {
+                self.tell(Input::Lease(view));
+            }
+        }
+        self.now = end;
+    }
+}
+
+#[test]
+fn the_steps_are_done_in_order_and_back() {
+    let mut life = Life::serving();
+    life.tell(Input::Stop);
+    while life.spm.phase() == Phase::Stopping {
+        life.done();
+    }
+    assert_eq!(
+        life.steps(),
+        [
+            Step::JoinLockspace,
+            Step::TakeLease,
+            Step::MountMaster,
+            Step::LoadTasks,
+            Step::AllowWrites,
+            Step::StartMail,
+            Step::RecoverTasks,
+            Step::ForbidWrites,
+            Step::StopMail,
+            Step::UnmountMaster,
+            Step::ReleaseLease,
+        ]
+    );
+    assert_eq!(life.spm.phase(), Phase::Free);
+}
+
+#[test]
+fn a_busy_lease_leaves_the_role_free() {
+    let mut life = Life::new();
+    life.tell(Input::Start(Config::default()));
+    life.done();
+    let (id, step) = life.doing();
+    assert_eq!(step, Step::TakeLease);
+    life.tell(Input::Failed(id, StepFailed::Undone));
+    assert_eq!(life.spm.phase(), Phase::Free);
+    assert!(!life.effects.contains(&Effect::DropMail));
+}
+
+#[test]
+fn a_lease_that_may_be_held_is_never_just_forgotten() {
+    let mut life = Life::new();
+    life.tell(Input::Start(Config::default()));
+    life.done();
+    life.pass(Step::TakeLease.limit_ms(), None);
+    assert_eq!(life.spm.phase(), Phase::Killing);
+    assert!(
+        life.effects
+            .contains(&Effect::KillWriter(StopReason::Step(Step::TakeLease)))
+    );
+    life.tell(Input::WriterGone);
+    assert_eq!(life.doing().1, Step::CleanUp);
+    life.done();
+    assert_eq!(life.spm.phase(), Phase::Free);
+}
+
+#[test]
+fn a_failed_step_goes_back_the_whole_way() {
+    let mut life = Life::new();
+    life.tell(Input::Start(Config::default()));
+    life.done();
+    life.done();
+    let (id, step) = life.doing();
+    assert_eq!(step, Step::MountMaster);
+    life.tell(Input::Failed(id, StepFailed::Undone));
+    while life.spm.phase() == Phase::Stopping {
+        life.done();
+    }
+    assert_eq!(life.steps().last(), Some(&Step::ReleaseLease));
+}
+
+#[test]
+fn a_failed_unmount_kills_instead_of_releasing() {
+    let mut life = Life::serving();
+    life.tell(Input::Stop);
+    life.done();
+    life.done();
+    let (id, step) = life.doing();
+    assert_eq!(step, Step::UnmountMaster);
+    life.tell(Input::Failed(id, StepFailed::Undone));
+    assert_eq!(life.spm.phase(), Phase::Killing);
+    assert!(!life.steps().contains(&Step::ReleaseLease));
+}
+
+#[test]
+fn the_mail_is_dropped_before_the_writer_is_killed() {
+    let mut life = Life::serving();
+    life.effects.clear();
+    life.tell(Input::Lease(LeaseView::NotHeld));
+    assert_eq!(
+        life.effects,
+        [Effect::DropMail, Effect::KillWriter(StopReason::LeaseLost)]
+    );
+    // It is said again until the writer is gone.
+    life.pass(60_000, None);
+    assert!(life.effects.len() > 8);
+    assert_eq!(life.spm.phase(), Phase::Killing);
+}
+
+#[test]
+fn a_mute_lease_daemon_is_borne_three_times_and_ends_in_time() {
+    for view in [None, Some(LeaseView::Unknown)] {
+        let mut life = Life::serving();
+        let held = life.now;
+        life.pass(3 * spm::ASK_LEASE_MS, view);
+        assert_eq!(life.spm.phase(), Phase::Serving, "{view:?}");
+        life.pass(60_000, view);
+        assert_eq!(life.spm.phase(), Phase::Killing, "{view:?}");
+        let mut other = Life::serving();
+        other.pass(60_000 - 1 - held / MS, view);
+        assert_eq!(
+            other.spm.phase(),
+            Phase::Killing,
+            "before others may take it"
+        );
+    }
+    let mut life = Life::serving();
+    life.pass(3 * spm::ASK_LEASE_MS, Some(LeaseView::Unknown));
+    life.tell(Input::Lease(LeaseView::Held));
+    life.pass(3 * spm::ASK_LEASE_MS, Some(LeaseView::Unknown));
+    assert_eq!(life.spm.phase(), Phase::Serving, "in a row");
+}
+
+#[test]
+fn a_writer_that_dies_by_itself_takes_the_role_with_it() {
+    let mut life = Life::serving();
+    life.effects.clear();
+    life.tell(Input::WriterGone);
+    assert_eq!(life.effects[0], Effect::DropMail);
+    assert_eq!(life.doing().1, Step::CleanUp);
+    let (id, _) = life.doing();
+    life.tell(Input::Failed(id, StepFailed::Undone));
+    assert_eq!(life.spm.phase(), Phase::Cleaning);
+    life.tell(Input::Start(Config::default()));
+    assert!(matches!(life.effects.last(), Some(Effect::Refused(_))));
+    life.pass(10_000, None);
+    life.done();
+    assert_eq!(life.spm.phase(), Phase::Free);
+}
+
+#[test]
+fn a_stop_while_starting_waits_for_the_step() {
+    let mut life = Life::new();
+    life.tell(Input::Start(Config { upgrade: true }));
+    life.done();
+    life.tell(Input::Stop);
+    assert_eq!(life.doing().1, Step::TakeLease);
+    life.done();
+    assert_eq!(life.doing().1, Step::CancelUpgrade);
+}
+
+fn hosts(ids: &[u16]) -> Vec<Candidate> {
+    let candidate = |id: &u16| Candidate {
+        host_id: *id,
+        score: None,
+    };
+    ids.iter().map(candidate).collect()
+}
+
+#[test]
+fn the_best_live_host_takes_over_first() {
+    let (mut one, mut two) = (Takeover::new(1, true), Takeover::new(2, true));
+    let at = |s: u64| Monotonic(s * S);
+    for host in [&mut one, &mut two] {
+        host.view(at(0), Holder::Somebody, &hosts(&[1, 2]));
+        assert_eq!(host.due(at(0)), None);
+        host.view(at(10), Holder::Nobody, &hosts(&[1, 2]));
+    }
+    let (first, second) = (one.due(at(10)), two.due(at(10)));
+    assert_eq!(first, Some(at(10).plus_ms(takeover::GRACE_MS)));
+    assert!(second > first);
+    // The first is gone: the second does not wait for it any longer.
+    two.view(at(15), Holder::Nobody, &hosts(&[2]));
+    assert_eq!(two.due(at(15)), first);
+    // A host that sees the storage better goes first, whatever its number.
+    let live = [
+        Candidate {
+            host_id: 1,
+            score: Some(20),
+        },
+        Candidate {
+            host_id: 2,
+            score: Some(90),
+        },
+    ];
+    one.view(at(16), Holder::Nobody, &live);
+    two.view(at(16), Holder::Nobody, &live);
+    assert!(two.due(at(16)) < one.due(at(16)));
+}
+
+#[test]
+fn nobody_takes_over_where_it_is_not_wanted() {
+    let at = |s: u64| Monotonic(s * S);
+    let free = |mut host: Takeover| {
+        host.view(at(0), Holder::Nobody, &hosts(&[1]));
+        host
+    };
+    assert_eq!(free(Takeover::new(1, false)).due(at(1)), None, "off");
+    assert_eq!(
+        free(Takeover::new(1, true)).due(at(40)),
+        None,
+        "an old view"
+    );
+    let mut host = free(Takeover::new(1, true));
+    host.manager_seen(at(1));
+    assert_eq!(host.due(at(2)), Some(at(1).plus_ms(takeover::MANAGER_MS)));
+    let mut host = free(Takeover::new(1, true));
+    host.stood_down(at(1));
+    assert_eq!(host.due(at(2)), Some(at(1).plus_ms(takeover::HOLD_OFF_MS)));
+    let mut host = free(Takeover::new(1, true));
+    host.failed(at(10));
+    let first = host.due(at(10)).expect("later");
+    host.failed(at(10));
+    assert!(host.due(at(10)) > Some(first), "less and less often");
+    let mut blind = Takeover::new(1, true);
+    blind.view(
+        at(0),
+        Holder::Nobody,
+        &[Candidate {
+            host_id: 1,
+            score: Some(0),
+        }],
+    );
+    assert_eq!(blind.due(at(1)), None, "it does not see the storage");
+}
+
+fn sdm_effects(sdm: &mut Sdm, s: u64, input: SdmInput) -> Vec<SdmEffect> {
+    sdm.handle(Monotonic(s), input);
+    std::iter::from_fn(|| sdm.next_effect()).collect()
+}
+
+fn change(number: u64, urgent: bool) -> SdmInput {
+    SdmInput::Change {
+        request: RequestId(number),
+        urgent,
+    }
+}
+
+#[test]
+fn a_domains_lease_is_held_for_the_changes_only() {
+    let mut sdm = Sdm::new(1);
+    assert_eq!(
+        sdm_effects(&mut sdm, 0, change(1, false)),
+        [SdmEffect::Take]
+    );
+    assert_eq!(sdm_effects(&mut sdm, 1, change(2, false)), []);
+    assert_eq!(sdm_effects(&mut sdm, 2, change(3, true)), []);
+    let run = |number| SdmEffect::Run(RequestId(number));
+    let ended = |number| SdmEffect::Ended(RequestId(number), SdmEnd::Ran);
+    assert_eq!(
+        sdm_effects(&mut sdm, 3, SdmInput::Taken(true)),
+        [run(3)],
+        "urgent first"
+    );
+    for (number, next) in [(3, 1), (1, 2)] {
+        let effects = sdm_effects(&mut sdm, 4, SdmInput::Ran(RequestId(number)));
+        assert_eq!(effects, [ended(number), run(next)]);
+    }
+    assert_eq!(
+        sdm_effects(&mut sdm, 5, SdmInput::Ran(RequestId(2))),
+        [ended(2)]
+    );
+    let due = sdm.deadline().expect("it is not kept");
+    assert_eq!(
+        sdm_effects(&mut sdm, due.0, SdmInput::Tick),
+        [SdmEffect::Release]
+    );
+    assert_eq!(sdm_effects(&mut sdm, due.0, SdmInput::Released(true)), []);
+    assert!(!sdm.may_hold());
+}
+
+#[test]
+fn a_busy_domain_is_tried_again_until_it_is_too_late() {
+    let mut sdm = Sdm::new(1);
+    let mut now = 0;
+    let mut tries = 0;
+    sdm.handle(Monotonic(now), change(1, false));
+    loop {
+        match sdm.next_effect() {
+            Some(SdmEffect::Take) => {
+                tries += 1;
+                sdm.handle(Monotonic(now), SdmInput::Taken(false));
+            }
+            Some(SdmEffect::Ended(_, end)) => {
+                assert_eq!(end, SdmEnd::Busy);
+                break;
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {
+                now = sdm.deadline().expect("it goes on").0;
+                sdm.handle(Monotonic(now), SdmInput::Tick);
+            }
+        }
+    }
+    assert!((150..600).contains(&tries), "{tries} tries");
+}
+
+#[test]
+fn a_lost_lease_kills_the_change_under_way() {
+    let mut sdm = Sdm::new(1);
+    sdm_effects(&mut sdm, 0, change(1, false));
+    sdm_effects(&mut sdm, 0, SdmInput::Taken(true));
+    let effects = sdm_effects(&mut sdm, 1, SdmInput::LeaseLost);
+    assert_eq!(effects, [SdmEffect::KillWriter]);
+    let effects = sdm_effects(&mut sdm, 2, SdmInput::WriterGone);
+    assert_eq!(effects, [SdmEffect::Ended(RequestId(1), SdmEnd::Unknown)]);
+}
