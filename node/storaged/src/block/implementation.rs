@@ -183,7 +183,7 @@ impl Domain for BlockDomain {
         let slot = slots::set_aside(self.id, self.version(), &group)?;
         let change = Change::CreateVolume {
             name: &name,
-            mib: extents * group.extent_bytes >> 20,
+            mib: (extents * group.extent_bytes) >> 20,
             tags: &[INITIALIZING.to_owned()],
             device: None,
         };

@@ -134,7 +134,7 @@ impl BlockDomain {
         }
         let change = Change::ExtendVolume {
             name,
-            mib: extents * group.extent_bytes >> 20,
+            mib: (extents * group.extent_bytes) >> 20,
             map: false,
         };
         let said = self.lvm.change_locked(context, authority, lock, &change);
