@@ -8,6 +8,9 @@
 /// The file's text: a seed and its reason on each line, `#` begins a remark.
 const TEXT: &str = include_str!("../failing-seeds.txt");
 
+/// The same for the storage world.
+const STORAGE_TEXT: &str = include_str!("../failing-seeds-storage.txt");
+
 /// A seed and why it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kept {
@@ -23,7 +26,20 @@ pub struct Kept {
 /// When a line of the file is not a seed and a reason.
 #[must_use]
 pub fn kept() -> Vec<Kept> {
-    TEXT.lines()
+    parse("failing-seeds.txt", TEXT)
+}
+
+/// All kept seeds of the storage world.
+///
+/// # Panics
+/// When a line of the file is not a seed and a reason.
+#[must_use]
+pub fn kept_of_storage() -> Vec<Kept> {
+    parse("failing-seeds-storage.txt", STORAGE_TEXT)
+}
+
+fn parse(file: &str, text: &'static str) -> Vec<Kept> {
+    text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .map(|line| {
@@ -33,7 +49,7 @@ pub fn kept() -> Vec<Kept> {
                     reason: reason.trim(),
                 })
             });
-            parsed.unwrap_or_else(|| panic!("failing-seeds.txt: no seed and reason: {line}"))
+            parsed.unwrap_or_else(|| panic!("{file}: no seed and reason: {line}"))
         })
         .collect()
 }

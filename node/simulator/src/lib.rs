@@ -42,6 +42,9 @@
 //! cores, each broken in one way, of which every one must be caught
 //! (`tests/mutations.rs`).
 //!
+//! [`storage`] is a second world, of mailboxes and their SPM, in the same
+//! manner.
+//!
 //! `cargo simulate --help` tells how to run seeds by hand.
 #![forbid(unsafe_code)]
 
@@ -55,6 +58,7 @@ pub mod machine;
 pub mod random;
 mod run;
 pub mod seen;
+pub mod storage;
 pub mod swarm;
 pub mod trace;
 pub mod watchdog;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt};
 use simulator::batch::{Plan, batch, explain};
-use simulator::kept::kept;
+use simulator::kept::{kept, kept_of_storage};
 use simulator::run;
 use simulator::seen::{Seen, Sight};
+use simulator::storage;
 
 const HELP: &str = "\
 Runs simulated schedules of many machines on one faulty disk.
@@ -21,6 +22,7 @@ cargo simulate --first N        begin with this seed (default 0)
 cargo simulate --count N        so many runs (1000000: some minutes)
 cargo simulate --seconds S      at least so long
 cargo simulate --first-failure  stop at the first failure, without its trace
+cargo simulate --storage ...    the same for mailboxes and the SPM
 
 Exit code: 0 every promise was kept, 1 one was broken, 2 wrong arguments.
 ";
@@ -34,6 +36,7 @@ struct Arguments {
     count: u64,
     seconds: u64,
     first_failure: bool,
+    storage: bool,
 }
 
 fn main() -> ExitCode {
@@ -54,6 +57,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
         count: 100_000,
         seconds: 0,
         first_failure: false,
+        storage: false,
     };
     let mut parser = Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -63,6 +67,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Arg::Long("count") => arguments.count = parser.value()?.parse()?,
             Arg::Long("seconds") => arguments.seconds = parser.value()?.parse()?,
             Arg::Long("first-failure") => arguments.first_failure = true,
+            Arg::Long("storage") => arguments.storage = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
             Arg::Long(_) | Arg::Short(_) | Arg::Value(_) => return Err(argument.unexpected()),
         }
@@ -76,6 +81,9 @@ fn work() -> Result<ExitCode, Box<dyn std::error::Error>> {
         write!(out, "{HELP}")?;
         return Ok(ExitCode::SUCCESS);
     };
+    if arguments.storage {
+        return storage(&mut out, &arguments);
+    }
     if let Some(seed) = arguments.seed {
         write!(out, "{}", explain(seed))?;
         let report = run(seed, false);
@@ -154,4 +162,43 @@ fn tell(out: &mut impl Write, seen: &Seen) -> io::Result<()> {
         writeln!(out, "{:>12}  {}", seen.of(*sight), sight.text())?;
     }
     Ok(())
+}
+
+/// The same, in the storage world.
+fn storage(
+    out: &mut impl Write,
+    arguments: &Arguments,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    if let Some(seed) = arguments.seed {
+        write!(out, "{}", storage::batch::explain(seed))?;
+        let report = storage::run(seed, false);
+        return Ok(ExitCode::from(u8::from(report.violation.is_some())));
+    }
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut failed = Vec::new();
+    if !arguments.first_failure {
+        let seeds = kept_of_storage().into_iter().map(|kept| kept.seed);
+        failed.extend(seeds.filter(|seed| storage::run(*seed, false).violation.is_some()));
+    }
+    let outcome = storage::batch::batch(Plan {
+        first: arguments.first,
+        at_least: arguments.count,
+        box_time: Duration::from_secs(arguments.seconds),
+        failures_max: if arguments.first_failure { 1 } else { 100 },
+    });
+    for failure in &outcome.failures {
+        if let Some(violation) = &failure.violation {
+            let (promise, what) = (violation.promise, &violation.what);
+            writeln!(out, "seed {}: {promise}: {what}", failure.seed)?;
+        }
+        failed.push(failure.seed);
+    }
+    if !arguments.first_failure {
+        for (sight, text) in storage::seen::SIGHTS {
+            writeln!(out, "{:>12}  {text}", outcome.seen.of(*sight))?;
+        }
+    }
+    let seconds = outcome.took.as_secs_f64();
+    writeln!(out, "{} runs in {seconds:.1} s", outcome.runs)?;
+    Ok(ExitCode::from(u8::from(!failed.is_empty())))
 }

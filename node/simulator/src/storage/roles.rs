@@ -1,0 +1,457 @@
+//! The steps of the SPM's life, and domains' own leases.
+
+use mailbox::role::{Config, Effect, Input, LeaseView, Phase, SdmEffect, SdmEnd, SdmInput};
+use mailbox::role::{Step, StepFailed, StepId};
+use mailbox::{Batch, Committed, Manager, RequestId, manager};
+
+use super::commits::For;
+use super::lease::Owner;
+use super::machine::{AnyManager, Core, host_id};
+use super::original::OriginalSpm;
+use super::seen::Sight;
+use super::world::{Event, How, World, domain_of};
+use crate::clock::{MS, S};
+
+impl World {
+    pub(super) fn start_spm(&mut self, machine: usize) {
+        let time = self.time();
+        let of = &mut self.machines[machine];
+        if of.spm.phase() != Phase::Free {
+            return;
+        }
+        of.trying = true;
+        of.spm.handle(time, Input::Start(Config::default()));
+        self.drain(machine, Core::Spm);
+    }
+
+    pub(super) fn stop_spm(&mut self, machine: usize) {
+        let time = self.time();
+        let of = &mut self.machines[machine];
+        of.takeover.stood_down(time);
+        of.spm.handle(time, Input::Stop);
+        self.drain(machine, Core::Spm);
+    }
+
+    pub(super) fn drain_spm(&mut self, machine: usize) {
+        while let Some(effect) = self.machines[machine].spm.next_effect() {
+            self.tell_of(machine, "role", format_args!("{effect:?}"));
+            match effect {
+                Effect::Do(id, step) => self.begin_step(machine, id, step),
+                Effect::AskLease => {
+                    let life = self.machines[machine].life;
+                    let takes = self.random.below(S / 2);
+                    self.after(takes, Event::Asked(machine, life));
+                }
+                Effect::DropMail => self.drop_mail(machine),
+                Effect::KillWriter(_) => {
+                    if let Some(writer) = &self.machines[machine].writers[0] {
+                        let id = writer.id;
+                        self.kill_writer(machine, 0, id);
+                    } else {
+                        // Gone already: it says so again.
+                        self.after(MS, Event::WriterGone(machine, 0, 0));
+                    }
+                }
+                Effect::Settled(phase) => self.on_settled(machine, phase),
+                Effect::Refused(_) => {}
+            }
+        }
+    }
+
+    fn on_settled(&mut self, machine: usize, phase: Phase) {
+        let time = self.time();
+        let of = &mut self.machines[machine];
+        if phase == Phase::Serving {
+            of.trying = false;
+            self.seen.note(Sight::Served);
+            if std::mem::take(&mut of.succeeded_dead) {
+                self.seen.note(Sight::TakenOver);
+            }
+        } else {
+            of.told_lost = false;
+            if std::mem::take(&mut of.trying) {
+                of.takeover.failed(time);
+                self.seen.note(Sight::StartFailed);
+            }
+        }
+    }
+
+    fn begin_step(&mut self, machine: usize, id: StepId, step: Step) {
+        if step == Step::StopMail {
+            return self.stop_mail(machine, id);
+        }
+        let mut takes = self.random.between(MS, S);
+        if step == Step::TakeLease {
+            self.new_writer(machine, 0);
+        }
+        if step == Step::ReleaseLease {
+            self.judge_release(machine, 0);
+        }
+        let per_mille = self.swarm.step_fails;
+        let how = if self.fault(per_mille) {
+            takes = self.random.below(20 * S);
+            self.random.pick(&[How::Undone, How::Unknown, How::Silent])
+        } else {
+            How::Done
+        };
+        let life = self.machines[machine].life;
+        self.after(takes, Event::Step(machine, life, id, step, how));
+    }
+
+    /// Nothing changes metadata any more when the lease is released.
+    fn judge_release(&mut self, machine: usize, lease: usize) {
+        let of = &self.machines[machine];
+        let busy = of.writers[lease]
+            .as_ref()
+            .is_some_and(|writer| !writer.active.is_empty());
+        let serves =
+            lease == 0 && matches!(of.manager, Some(AnyManager::Ours(tenure, _)) if tenure > 0);
+        if busy || serves || of.mounted {
+            let what = format!(
+                "h{}: commits {busy}, mail {serves}, mounted {}",
+                host_id(machine),
+                of.mounted
+            );
+            self.object("the lease is released last", what);
+        }
+    }
+
+    /// A step ends.
+    pub(super) fn on_step(&mut self, machine: usize, id: StepId, step: Step, how: How) {
+        if how != How::Undone && !self.do_step(machine, step) {
+            return self.told_step(machine, id, How::Undone);
+        }
+        self.told_step(machine, id, how);
+    }
+
+    fn told_step(&mut self, machine: usize, id: StepId, how: How) {
+        let input = match how {
+            How::Done => Input::Done(id),
+            How::Undone => Input::Failed(id, StepFailed::Undone),
+            How::Unknown => Input::Failed(id, StepFailed::Unknown),
+            How::Silent => return,
+        };
+        let time = self.time();
+        self.machines[machine].spm.handle(time, input);
+        self.drain(machine, Core::Spm);
+    }
+
+    /// Does a step. Returns whether it could be done.
+    fn do_step(&mut self, machine: usize, step: Step) -> bool {
+        let now = self.now;
+        match step {
+            Step::JoinLockspace => {
+                let member = &self.machines[machine].member;
+                now >= member.cut_until && member.is_fresh(now)
+            }
+            Step::TakeLease => self.take_lease(machine, 0),
+            Step::MountMaster => {
+                let of = &mut self.machines[machine];
+                // A mount of a host that has lost the role.
+                of.mounted = of.writers[0].is_some();
+                of.mounted
+            }
+            Step::StartMail => {
+                // Not when it was dropped meanwhile.
+                let wanted = self.machines[machine].spm.step() == Some(Step::StartMail);
+                if wanted {
+                    self.start_mail(machine);
+                }
+                wanted
+            }
+            Step::UnmountMaster | Step::CleanUp => {
+                self.machines[machine].mounted = false;
+                true
+            }
+            Step::ReleaseLease => {
+                self.release(machine, 0);
+                true
+            }
+            Step::UpgradeDomains
+            | Step::LoadTasks
+            | Step::AllowWrites
+            | Step::RecoverTasks
+            | Step::CancelUpgrade
+            | Step::ForbidWrites
+            | Step::StopMail => true,
+        }
+    }
+
+    /// The writer takes a lease, if it is free. A writer that cannot ends.
+    fn take_lease(&mut self, machine: usize, lease: usize) -> bool {
+        let now = self.now;
+        let member = self.machines[machine].member;
+        let Some(writer) = self.machines[machine].writers[lease].as_ref() else {
+            return false;
+        };
+        let (id, dying) = (writer.id, writer.dying);
+        let free = match self.owners[lease] {
+            None => true,
+            Some(owner) => {
+                owner.machine != machine && self.machines[owner.machine].member.is_dead(now)
+            }
+        };
+        if free && !dying && member.is_fresh(now) && now >= member.cut_until {
+            self.machines[machine].succeeded_dead = self.owners[lease].is_some();
+            let owner = Owner {
+                machine,
+                writer: id,
+            };
+            self.owners[lease] = Some(owner);
+            self.tell_of(machine, "takes", format_args!("lease {lease}"));
+            return true;
+        }
+        if lease == 0 && !dying && self.swarm.mode == super::swarm::Mode::Spm {
+            self.machines[machine].writers[lease] = None;
+        }
+        false
+    }
+
+    fn start_mail(&mut self, machine: usize) {
+        let config = manager::Config {
+            mailboxes: self.swarm.mailboxes,
+            checksum: self.swarm.checksum,
+            ..manager::Config::default()
+        };
+        let tenure = self.id();
+        let manager = Box::new(Manager::new(config));
+        self.machines[machine].manager = Some(AnyManager::Ours(tenure, manager));
+        self.tick(machine, Core::Manager);
+    }
+
+    fn stop_mail(&mut self, machine: usize, id: StepId) {
+        let time = self.time();
+        self.machines[machine].stopping_mail = Some(id);
+        match &mut self.machines[machine].manager {
+            Some(AnyManager::Ours(_, manager)) => {
+                manager.handle(time, manager::Input::Stop);
+                self.drain(machine, Core::Manager);
+            }
+            _ => self.on_mail_stopped(machine),
+        }
+    }
+
+    pub(super) fn on_mail_stopped(&mut self, machine: usize) {
+        let of = &mut self.machines[machine];
+        of.manager = None;
+        if let Some(id) = of.stopping_mail.take() {
+            self.told_step(machine, id, How::Done);
+        }
+    }
+
+    /// The SPM's side is told that the lease is lost, and must be silent.
+    fn drop_mail(&mut self, machine: usize) {
+        let time = self.time();
+        let of = &mut self.machines[machine];
+        of.stopping_mail = None;
+        let Some(AnyManager::Ours(_, mut manager)) = of.manager.take() else {
+            return;
+        };
+        manager.handle(time, manager::Input::LeaseLost);
+        while let Some(effect) = manager.next_effect() {
+            match effect {
+                mailbox::Effect::Completed { request, outcome } => {
+                    self.on_completed(machine, request, outcome);
+                }
+                mailbox::Effect::Stopped => {}
+                other => {
+                    let what = format!("h{}: {other:?}", host_id(machine));
+                    self.object("an SPM that has lost its lease does nothing", what);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_asked(&mut self, machine: usize) {
+        if self.now < self.machines[machine].member.mute_until {
+            if self.random.chance(500) {
+                self.tell_lease(machine, LeaseView::Unknown);
+            }
+            return;
+        }
+        let view = self.lease_view(machine, 0);
+        self.tell_lease(machine, view);
+    }
+
+    pub(super) fn tell_lease(&mut self, machine: usize, view: LeaseView) {
+        let time = self.time();
+        self.tell_of(machine, "lease", format_args!("{view:?}"));
+        let of = &mut self.machines[machine];
+        of.spm.handle(time, Input::Lease(view));
+        if view == LeaseView::NotHeld && of.spm.phase() == Phase::Killing {
+            self.seen.note(Sight::LeaseLost);
+        }
+        self.drain(machine, Core::Spm);
+        if view == LeaseView::NotHeld && self.machines[machine].spm.phase() == Phase::Killing {
+            self.machines[machine].told_lost = true;
+        }
+    }
+
+    pub(super) fn on_writer_gone(&mut self, machine: usize, lease: usize, id: u64) {
+        let exists = self.machines[machine].writers[lease]
+            .as_ref()
+            .is_some_and(|writer| writer.id == id);
+        if exists {
+            self.tell_of(machine, "gone", format_args!("writer of lease {lease}"));
+            self.end_commits(machine, lease, id);
+            self.release(machine, lease);
+        } else if id != 0 {
+            return;
+        }
+        if !self.machines[machine].up {
+            return;
+        }
+        let time = self.time();
+        if self.swarm.mode == super::swarm::Mode::Sdm {
+            let sdm = self.machines[machine].sdm.get_mut(lease);
+            if let Some(sdm) = sdm {
+                sdm.handle(time, SdmInput::WriterGone);
+                self.drain(machine, Core::Sdm(lease));
+            }
+        } else if self.machines[machine].original {
+            self.machines[machine].manager = None;
+        } else {
+            self.machines[machine].spm.handle(time, Input::WriterGone);
+            self.drain(machine, Core::Spm);
+        }
+    }
+
+    /// The writer is gone: its lease is free as soon as its daemon can say so.
+    pub(super) fn release(&mut self, machine: usize, lease: usize) {
+        let writer = self.machines[machine].writers[lease].take();
+        let Some(writer) = writer else { return };
+        let owner = Owner {
+            machine,
+            writer: writer.id,
+        };
+        if self.owners[lease] == Some(owner) && self.now >= self.machines[machine].member.cut_until
+        {
+            self.owners[lease] = None;
+        }
+    }
+
+    pub(super) fn on_original_takes(&mut self, machine: usize) {
+        if self.machines[machine].manager.is_some() || self.machines[machine].writers[0].is_some() {
+            return;
+        }
+        self.new_writer(machine, 0);
+        if !self.take_lease(machine, 0) {
+            self.machines[machine].writers[0] = None;
+            return;
+        }
+        self.seen.note(Sight::Served);
+        let tenure = self.id();
+        let spm = Box::new(OriginalSpm::new(self.swarm.mailboxes));
+        self.machines[machine].manager = Some(AnyManager::Original(tenure, spm));
+        self.tick(machine, Core::Manager);
+    }
+
+    /// A batch of a host whose domains have their own leases.
+    pub(super) fn change(&mut self, machine: usize, batch: Batch) {
+        let domain = domain_of(batch.domain);
+        let request = RequestId(self.id());
+        let time = self.time();
+        let of = &mut self.machines[machine];
+        let urgent = batch.urgent;
+        of.changes.insert(request, (batch, None));
+        if let Some(sdm) = of.sdm.get_mut(domain) {
+            sdm.handle(time, SdmInput::Change { request, urgent });
+        }
+        self.drain(machine, Core::Sdm(domain));
+    }
+
+    pub(super) fn drain_sdm(&mut self, machine: usize, domain: usize) {
+        while let Some(sdm) = self.machines[machine].sdm.get_mut(domain)
+            && let Some(effect) = sdm.next_effect()
+        {
+            self.tell_of(machine, "domain", format_args!("{domain} {effect:?}"));
+            let life = self.machines[machine].life;
+            match effect {
+                SdmEffect::Take => {
+                    let writer = self.new_writer(machine, domain);
+                    let takes = self.random.between(MS, S / 2);
+                    self.after(takes, Event::Take(machine, life, domain, writer));
+                }
+                SdmEffect::Run(request) => {
+                    let batch = self.machines[machine].changes.get(&request);
+                    if let Some((batch, _)) = batch {
+                        let batch = batch.clone();
+                        self.submit(machine, domain, batch, For::Change(request));
+                    }
+                }
+                SdmEffect::Release => {
+                    self.judge_release(machine, domain);
+                    let writer = self.machines[machine].writers[domain].as_ref();
+                    let writer = writer.map_or(0, |writer| writer.id);
+                    let takes = self.random.between(MS, S / 2);
+                    self.after(takes, Event::Release(machine, life, domain, writer));
+                }
+                SdmEffect::KillWriter => {
+                    let writer = self.machines[machine].writers[domain].as_ref();
+                    if let Some(id) = writer.map(|writer| writer.id) {
+                        self.kill_writer(machine, domain, id);
+                    } else {
+                        self.after(MS, Event::WriterGone(machine, domain, 0));
+                    }
+                }
+                SdmEffect::Ended(request, end) => self.on_change_ended(machine, request, end),
+            }
+        }
+    }
+
+    pub(super) fn on_domain_take(&mut self, machine: usize, lease: usize, writer: u64) {
+        let current = self.machines[machine].writers[lease].as_ref();
+        if current.is_none_or(|current| current.id != writer) {
+            return;
+        }
+        let per_mille = self.swarm.step_fails;
+        if self.fault(per_mille) && self.random.chance(300) {
+            // Taken, or not, and never told.
+            self.take_lease(machine, lease);
+            return;
+        }
+        let taken = self.take_lease(machine, lease);
+        self.seen.note(if taken {
+            Sight::DomainTaken
+        } else {
+            Sight::DomainBusy
+        });
+        self.tell_sdm(machine, lease, SdmInput::Taken(taken));
+    }
+
+    pub(super) fn on_domain_release(&mut self, machine: usize, lease: usize, writer: u64) {
+        let current = self.machines[machine].writers[lease].as_ref();
+        if current.is_none_or(|current| current.id != writer) {
+            return;
+        }
+        let per_mille = self.swarm.step_fails;
+        if self.fault(per_mille) {
+            return self.tell_sdm(machine, lease, SdmInput::Released(false));
+        }
+        self.release(machine, lease);
+        self.tell_sdm(machine, lease, SdmInput::Released(true));
+    }
+
+    pub(super) fn tell_sdm(&mut self, machine: usize, domain: usize, input: SdmInput) {
+        let time = self.time();
+        if let Some(sdm) = self.machines[machine].sdm.get_mut(domain) {
+            sdm.handle(time, input);
+            self.drain(machine, Core::Sdm(domain));
+        }
+    }
+
+    pub(super) fn on_change_ran(&mut self, machine: usize, domain: usize, request: RequestId) {
+        self.tell_sdm(machine, domain, SdmInput::Ran(request));
+    }
+
+    fn on_change_ended(&mut self, machine: usize, request: RequestId, end: SdmEnd) {
+        let Some((batch, results)) = self.machines[machine].changes.remove(&request) else {
+            return;
+        };
+        let results: Vec<Committed> = match end {
+            SdmEnd::Ran => results.unwrap_or_default(),
+            SdmEnd::Unknown | SdmEnd::Busy | SdmEnd::Full => Vec::new(),
+        };
+        self.tell_committed(machine, 0, batch.id, &results);
+    }
+}
