@@ -14,10 +14,12 @@ pub(crate) fn answer(answer: &Answer) -> String {
     match answer {
         Answer::Done { message } => line(&mut out, message),
         Answer::Made { what, id } => line(&mut out, &format!("{what} {id}")),
-        Answer::MadeVolume(name) => line(
-            &mut out,
-            &format!("volume {}/{}/{}", name.domain, name.image, name.volume),
-        ),
+        // Whole, however long: it is what the next command takes.
+        Answer::MadeVolume(name) => {
+            let name = format!("{}/{}/{}", name.domain, name.image, name.volume);
+            out.push_str(&crate::text::clean(&name));
+            out.push('\n');
+        }
         Answer::Status(report) => status(&mut out, report),
         Answer::Luns(luns) => table_of_luns(&mut out, luns),
         Answer::Targets(targets) => {
@@ -40,8 +42,10 @@ pub(crate) fn answer(answer: &Answer) -> String {
                     "volume",
                     &format!("{}, {}", volume.volume, volume.path),
                 );
-                let lease = format!("{} at offset {}", volume.lease_path, volume.lease_offset);
-                field(&mut out, "lease", &lease);
+                if !volume.lease_path.is_empty() {
+                    let lease = format!("{} at offset {}", volume.lease_path, volume.lease_offset);
+                    field(&mut out, "lease", &lease);
+                }
             }
         }
         Answer::Leases(reports) => leases(&mut out, reports),
@@ -390,7 +394,13 @@ fn leases(out: &mut String, reports: &[LeaseReport]) {
 }
 
 fn pool_line(out: &mut String, report: &PoolReport) {
-    let mut words = format!("{}, {}, host {}", report.id, report.state, report.host_id);
+    let mut words = report.id.clone();
+    if !report.state.is_empty() {
+        words.push_str(&format!(", {}", report.state));
+    }
+    if report.host_id != 0 {
+        words.push_str(&format!(", as host {}", report.host_id));
+    }
     if let Some(reason) = &report.reason {
         words.push_str(&format!(": {reason}"));
     }

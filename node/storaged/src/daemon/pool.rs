@@ -10,7 +10,7 @@ use control::storage::{Answer, Failure, FailureKind, Reply};
 
 use super::Daemon;
 use super::socket::done;
-use super::tasks::After;
+use super::tasks::{After, nothing};
 use super::workers::Key;
 use crate::job::Result;
 use crate::worker::work::{Place, PoolContext, Work};
@@ -338,6 +338,8 @@ impl Daemon {
                     daemon.workers.stop(&Key::Writer(None), false);
                 }
             }
+            drop(role);
+            nothing()
         });
         self.start_task(
             "start manager",

@@ -16,7 +16,7 @@ use super::Daemon;
 use super::connections::{self, CONNECT_DEADLINE};
 use super::pool::Wanted;
 use super::socket::done;
-use super::tasks::After;
+use super::tasks::{After, nothing};
 use super::workers::Key;
 use crate::job::Result;
 use crate::worker::work::{Place, PoolContext, Work};
@@ -289,29 +289,31 @@ impl Daemon {
 
     /// A change after which the pool and the domain are read again.
     fn change_domain(self: &Rc<Self>, what: &str, place: &Place, key: Key, work: Work) -> Reply {
-        let after: After = Box::new(|daemon, _| daemon.look_again());
+        let after = after_change(place.domain.clone());
         self.start_task(what, Some(place.domain.clone()), Some(key), work, after)
     }
 
-    /// Reads domains and the pool again, in the background.
-    fn look_again(self: &Rc<Self>) {
-        let daemon = Rc::clone(self);
-        self.executor
-            .spawn(async move {
-                let ids: Vec<String> = {
-                    let connections = daemon.connections.borrow();
-                    connections.keys().cloned().collect()
-                };
-                for id in ids {
-                    daemon.find_on(&id).await;
+    /// Reads a domain and the pool again.
+    async fn look_again(self: &Rc<Self>, domain: &str) {
+        let connection = {
+            let domains = self.domains.borrow();
+            domains
+                .get(domain)
+                .and_then(|known| known.report.connection.clone())
+        };
+        match connection {
+            Some(id) => self.find_on(&id).await,
+            None => {
+                if let Err(failure) = self.find_block(None).await {
+                    tracing::warn!("looking for domains: {failure}");
                 }
-                if daemon.pool.borrow().is_some()
-                    && let Err(failure) = daemon.refresh_pool().await
-                {
-                    tracing::warn!("pool: {failure}");
-                }
-            })
-            .detach();
+            }
+        }
+        if self.pool.borrow().is_some()
+            && let Err(failure) = self.refresh_pool().await
+        {
+            tracing::warn!("pool: {failure}");
+        }
     }
 
     fn create_domain(self: &Rc<Self>, mut new: NewDomain) -> Result<Reply> {
@@ -362,13 +364,20 @@ impl Daemon {
                 (Some(path), local, Some(kept.connection.clone()))
             }
         };
+        let found_on = connection.as_ref().map(Connection::id);
         let work = Work::Create {
             new,
             mount,
             local,
             connection,
         };
-        let after: After = Box::new(|daemon, _| daemon.look_again());
+        let after: After = Box::new(move |daemon, _| {
+            Box::pin(async move {
+                if let Some(id) = found_on {
+                    daemon.find_on(&id).await;
+                }
+            })
+        });
         Ok(self.start_task("create domain", Some(id), None, work, after))
     }
 
@@ -397,7 +406,7 @@ impl Daemon {
             if outcome.is_ok() {
                 daemon.domains.borrow_mut().remove(&id);
             }
-            daemon.look_again();
+            nothing()
         });
         Ok(self.start_task("remove domain", Some(place.domain), None, work, after))
     }
@@ -442,7 +451,7 @@ impl Daemon {
                     wanted.master = wanted.master.as_ref().map(|_| id.clone());
                 }
             }
-            daemon.look_again();
+            Box::pin(async move { daemon.look_again(&id).await })
         });
         let key = Key::Writer(Some(place.domain.clone()));
         Ok(self.start_task(
@@ -508,7 +517,7 @@ impl Daemon {
         };
         if long {
             let what = work.name();
-            let after: After = Box::new(|_, _| {});
+            let after: After = Box::new(|_, _| nothing());
             return Ok(self.start_task(what, Some(place.domain), Some(key), work, after));
         }
         let deadline = if reads {
@@ -650,7 +659,18 @@ impl Daemon {
             manager: config.manager,
             domains: places,
         };
-        let after: After = Box::new(|daemon, _| daemon.look_again());
+        let ids: Vec<String> = context
+            .domains
+            .iter()
+            .map(|place| place.domain.clone())
+            .collect();
+        let after: After = Box::new(move |daemon, _| {
+            Box::pin(async move {
+                for id in ids {
+                    daemon.look_again(&id).await;
+                }
+            })
+        });
         // A process of its own that registers at the lease daemon, as a writer does.
         let key = Key::Writer(Some(master.domain.clone()));
         Ok(self.start_task(
@@ -661,6 +681,10 @@ impl Daemon {
             after,
         ))
     }
+}
+
+fn after_change(domain: String) -> After {
+    Box::new(move |daemon, _| Box::pin(async move { daemon.look_again(&domain).await }))
 }
 
 fn reply(answer: Answer) -> Reply {

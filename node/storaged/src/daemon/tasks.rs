@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -46,8 +47,15 @@ impl std::fmt::Debug for Tasks {
     }
 }
 
-/// What is done when a task has ended.
-pub(crate) type After = Box<dyn FnOnce(&Rc<Daemon>, &Result<Answer>)>;
+/// What is done when the work of a task has ended; the task ends with it.
+pub(crate) type After = Box<dyn FnOnce(Rc<Daemon>, Result<Answer>) -> Finish>;
+/// Doing it.
+pub(crate) type Finish = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Nothing is to be done.
+pub(crate) fn nothing() -> Finish {
+    Box::pin(std::future::ready(()))
+}
 
 impl Tasks {
     /// A new task that nobody works on yet.
@@ -300,7 +308,7 @@ impl Daemon {
                 if matches!(key, Key::Task(_)) {
                     daemon.workers.stop(&key, false);
                 }
-                after(&daemon, &outcome);
+                after(Rc::clone(&daemon), outcome.clone()).await;
                 daemon.tasks.change(number, |task| {
                     task.cancel = None;
                     task.report.took_ms = Some(super::ms(task.asked.elapsed()));
