@@ -112,6 +112,7 @@ pub fn copy_image(work: &Work<'_>, source: Source<'_>, new: &NewCopy) -> Result<
         image: new.image,
         volume: new.volume,
     };
+    work.authority.rest(&work.domain.id().to_string());
     copy_data(
         work.context,
         work.layout,

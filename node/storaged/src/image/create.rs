@@ -130,8 +130,11 @@ fn made_before(
                 let same = request.again
                     && entry.image == request.image
                     && work.domain.volume_metadata(entry).is_ok_and(|found| {
+                        let parent = request.parent.unwrap_or(VolumeId::BLANK);
+                        // Asked for "a child of the leaf", which is itself by now.
+                        let is_leaf = parent == request.volume;
                         found.format == request.format
-                            && found.parent == request.parent.unwrap_or(VolumeId::BLANK)
+                            && (found.parent == parent || is_leaf)
                             && found.generation == 0
                     });
                 if same {
@@ -395,12 +398,17 @@ fn fill(work: &Work<'_>, draft: &Draft, plan: &Plan, metadata: &VolumeMetadata) 
             &draft.path,
         ),
         VolumeFormat::Raw if block => Ok(()),
-        VolumeFormat::Raw => preallocate::raw_file(
-            work.context,
-            &draft.path,
-            metadata.capacity_bytes,
-            preallocated,
-        ),
+        VolumeFormat::Raw => {
+            // May be long. On a block domain nothing here is: there the slot set
+            // aside must stay ours until it is published.
+            work.authority.rest(&work.domain.id().to_string());
+            preallocate::raw_file(
+                work.context,
+                &draft.path,
+                metadata.capacity_bytes,
+                preallocated,
+            )
+        }
     }
 }
 

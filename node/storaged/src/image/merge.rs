@@ -252,6 +252,7 @@ pub fn merge(work: &Work<'_>, merge: Merge, job: &Job, disposal: Disposal) -> Re
         if base.metadata.legality == Legality::Legal {
             prepare_merge(work, merge).map_err(doing)?;
         }
+        work.authority.rest(&work.domain.id().to_string());
         commit(
             work.context,
             work.layout,

@@ -74,6 +74,7 @@ pub fn set_capacity(work: &Work<'_>, volume: VolumeId, capacity_bytes: u64) -> R
         }
         (VolumeFormat::Raw, false) => {
             if metadata.allocation == Allocation::Preallocated {
+                work.authority.rest(&work.domain.id().to_string());
                 let path = work.domain.path(&entry);
                 let file = std::fs::File::options()
                     .write(true)

@@ -8,10 +8,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use control::storage::FailureKind;
+use control::storage::{Failure, FailureKind};
 use linux::zero::Eraser;
 
 use super::Work;
+use super::leases::{HeldLease, LeaseName};
 use crate::domain::{EntryState, VolumeEntry};
 use crate::file::failed;
 use crate::job::{Context, Result};
@@ -81,16 +82,38 @@ fn pace(context: &Context, began: Instant, done: u64, rate: Option<u64>) -> Resu
 /// Takes a volume that is marked for removal, or half-made, to its end: zeroed if
 /// it was promised, discarded if wished, its room given back.
 ///
+/// The volume's own lease is held from the first zero until its room is given
+/// back: another host that found the mark too must not still be writing zeros when
+/// the room belongs to somebody else already.
+///
 /// # Errors
 ///
-/// As [`zero`]; authority. It keeps its mark and can be finished later.
+/// As [`zero`]; `InUse` while another host does it; authority. It keeps its mark
+/// and can be finished later.
 pub fn finish(work: &Work<'_>, entry: &VolumeEntry, disposal: Disposal) -> Result<()> {
-    let zero_first = matches!(entry.state, EntryState::Removed { zero: true });
-    if work.domain.kind().is_block() && (zero_first || disposal.discard) {
+    let zero_first =
+        work.domain.kind().is_block() && matches!(entry.state, EntryState::Removed { zero: true });
+    let _held = if zero_first {
+        let held = hold(work, entry)?;
+        let entries = work.domain.volumes()?;
+        if !entries
+            .iter()
+            .any(|e| e.id == entry.id && e.state == entry.state)
+        {
+            // Finished by whoever held the lease before.
+            return Ok(());
+        }
+        Some(held)
+    } else {
+        None
+    };
+    if zero_first || (work.domain.kind().is_block() && disposal.discard) {
+        let domain = work.domain.id().to_string();
         work.domain.activate(&[entry])?;
         let path = work.domain.path(entry);
+        work.authority.check(&domain)?;
+        work.authority.rest(&domain);
         let done = if zero_first {
-            work.authority.check(&work.domain.id().to_string())?;
             zero(work.context, &path, disposal.bytes_per_s)
         } else {
             Ok(())
@@ -100,14 +123,31 @@ pub fn finish(work: &Work<'_>, entry: &VolumeEntry, disposal: Disposal) -> Resul
         }
         let inactive = work.domain.deactivate(&[entry]);
         done?;
-        if let Ok(busy) = &inactive
-            && !busy.is_empty()
-        {
-            tracing::warn!(volume = %entry.id, "still open after it was marked for removal");
+        if !inactive?.is_empty() {
+            return Err(Failure::new(
+                FailureKind::InUse,
+                format!(
+                    "volume {}: open although it is marked for removal",
+                    entry.id
+                ),
+            ));
         }
-        inactive?;
     }
     work.domain.remove(work.authority, entry)
+}
+
+/// Takes the lease of a volume that is going. One that cannot be read (never made,
+/// or damaged) is nobody's and made anew.
+fn hold<'a>(work: &Work<'a>, entry: &VolumeEntry) -> Result<Box<dyn HeldLease + 'a>> {
+    let name = LeaseName::of_entry(work.domain, entry);
+    match work.leases.acquire(&name) {
+        Err(failure) if failure.kind == FailureKind::Io => {
+            tracing::info!(volume = %entry.id, %failure, "lease made anew");
+            work.leases.create(&name)?;
+            work.leases.acquire(&name)
+        }
+        other => other,
+    }
 }
 
 /// Best effort: an array that cannot is as good as before.
@@ -134,7 +174,7 @@ pub struct Collected {
     /// Volumes removed, those zeroed among them.
     pub removed: Vec<VolumeEntry>,
     /// Volumes that could not be, with the reason; they keep their mark.
-    pub left: Vec<(VolumeEntry, control::storage::Failure)>,
+    pub left: Vec<(VolumeEntry, Failure)>,
     /// Other things removed.
     pub swept: usize,
 }
@@ -150,7 +190,8 @@ pub fn resume_wipes(work: &Work<'_>, disposal: Disposal) -> Result<Collected> {
 }
 
 /// What a new pool manager does with a domain: finishes removals, and removes what
-/// is half-made. Only while nothing is being made.
+/// is half-made. Only while nothing is being made by anybody: never where several
+/// hosts change the domain in turns, each under its lease for a commit.
 ///
 /// # Errors
 ///
