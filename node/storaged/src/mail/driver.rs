@@ -275,7 +275,8 @@ impl<C: Core, F: FnMut(Effect, &Link<C::Command>)> Driver<C, F> {
         let link = self.link.clone();
         let name = self.name.clone();
         let opened = self.volume(volume);
-        if opened.opening || opened.device.is_some() {
+        let none = opened.port.path.as_os_str().is_empty();
+        if none || opened.opening || opened.device.is_some() {
             return;
         }
         let port = opened.port.clone();

@@ -16,6 +16,7 @@
 mod driver;
 mod host;
 mod manager;
+pub mod process;
 
 pub use host::HostMail;
 pub use manager::{Commit, ManagerMail};

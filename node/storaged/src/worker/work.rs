@@ -285,6 +285,22 @@ pub enum Work {
         /// Volumes.
         items: Vec<ExtendItem>,
     },
+    // --- Mail: one process of its own ---
+    /// Sends this host's requests to the pool's manager from now on; again when
+    /// the master has changed.
+    StartMail {
+        /// Pool.
+        pool: PoolContext,
+    },
+    /// Sends none any more.
+    StopMail,
+    /// Makes volumes larger by asking the pool's manager, on another host.
+    MailExtend {
+        /// Domain.
+        place: Place,
+        /// Volumes.
+        items: Vec<ExtendItem>,
+    },
     /// Loads the present size of an active volume on this host.
     Refresh {
         /// Domain.
@@ -353,6 +369,9 @@ impl Work {
             Self::Grow { .. } => "grow LUN",
             Self::Reduce { .. } => "reduce domain",
             Self::Extend { .. } => "extend volumes",
+            Self::StartMail { .. } => "start mail",
+            Self::StopMail => "stop mail",
+            Self::MailExtend { .. } => "extend volumes by mail",
             Self::Refresh { .. } => "refresh volume",
         }
     }
