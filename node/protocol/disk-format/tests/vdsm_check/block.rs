@@ -48,10 +48,7 @@ fn broken_metadata_are_told() {
     for tag in &mut facts.tags {
         *tag = tag.replace("DESCRIPTION=sample", "DESCRIPTION=other");
     }
-    has(
-        &check::block(&facts),
-        "error: domain metadata: domain metadata: checksum",
-    );
+    has(&check::block(&facts), "error: domain metadata: checksum");
     let mut facts = block.facts();
     facts.name = DomainId::from_bytes([9; 16]).to_string();
     has(&check::block(&facts), "they are of domain 8adbc85e");

@@ -244,12 +244,18 @@ fn mail(name: &'static str, bytes: &[u8], context: &Context<'_>, findings: &mut 
             }
             continue;
         };
-        if let (true, Seal::Wrong { found, computed }) = (inbox, mailbox.verify()) {
+        let seal = if inbox { mailbox.verify() } else { Seal::Good };
+        let fault = match seal {
+            Seal::Good | Seal::Blank => None,
+            Seal::None => Some("it has mail and no checksum".to_owned()),
+            Seal::Wrong { found, computed } => Some(format!(
+                "checksum {found:#010x}, the content gives {computed:#010x}"
+            )),
+        };
+        if let Some(fault) = fault {
             findings.warning(
                 name,
-                format!(
-                    "mailbox of host {host}: checksum {found:#010x}, the content gives {computed:#010x}"
-                ),
+                format!("mailbox of host {host}: {fault}"),
                 "it is ignored until the host writes it anew",
             );
             continue;

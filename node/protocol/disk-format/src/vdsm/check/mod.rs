@@ -80,10 +80,16 @@ impl Findings {
         message: impl fmt::Display,
         advice: &'static str,
     ) {
+        let (subject, message) = (subject.to_string(), message.to_string());
+        // An error names its record, which may be the subject.
+        let message = message
+            .strip_prefix(&format!("{subject}: "))
+            .unwrap_or(&message)
+            .to_owned();
         self.0.push(Finding {
             grade,
-            subject: subject.to_string(),
-            message: message.to_string(),
+            subject,
+            message,
             advice,
         });
     }
