@@ -19,6 +19,7 @@ pub mod layout;
 pub mod lvm;
 pub mod mail;
 pub mod pool;
+pub mod refresh;
 pub mod task;
 pub mod thin;
 pub mod worker;

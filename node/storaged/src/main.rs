@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         },
         Some("worker") => orders().and_then(work),
         Some("writer") => orders().and_then(write),
+        Some("refresh-table") => storaged::refresh::command(arguments),
         Some("mail") => orders().and_then(storaged::mail::process::run),
         _ => return wrong(&format!("{}: not known", role.display())),
     };

@@ -12,7 +12,7 @@ use disk_format::vdsm::uuid::{DomainId, ImageId, VolumeId};
 use disk_format::vdsm::version::DomainVersion;
 use disk_format::vdsm::volume::VolumeMetadata;
 
-use super::{BlockDomain, Group, metadata_of, slots, unstorable};
+use super::{BlockDomain, Group, Reach, metadata_of, slots, unstorable};
 use crate::authority::Authority;
 use crate::domain::{
     Domain, DomainKind, Draft, EntryState, LeaseLocation, NewVolume, Space, Special, VolumeEntry,
@@ -318,8 +318,8 @@ impl Domain for BlockDomain {
     fn refresh(&self, entries: &[&VolumeEntry]) -> Result<()> {
         let names: Vec<String> = entries.iter().map(|entry| entry.id.to_string()).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        self.lvm
-            .map(&Context::quiet(), Mapping::Refresh, &self.name, &names)
+        let group = self.group()?;
+        crate::refresh::refresh(&self.lvm, &Context::quiet(), &group, &names)
     }
 
     fn path(&self, entry: &VolumeEntry) -> PathBuf {
@@ -441,6 +441,22 @@ impl Domain for BlockDomain {
             authority,
             &Change::RemoveVolumes { names: &[&name] },
             |group| group.volume(&name).is_none(),
+        )
+    }
+
+    fn activate_special(&self, which: Special) -> Result<()> {
+        self.activate_volume(which.name())
+    }
+
+    fn deactivate_special(&self, which: Special) -> Result<()> {
+        if self.reach() == Reach::Beneath || !self.device_of(which.name()).exists() {
+            return Ok(());
+        }
+        self.lvm.map(
+            &Context::quiet(),
+            Mapping::Deactivate,
+            &self.name,
+            &[which.name()],
         )
     }
 

@@ -12,6 +12,7 @@ storaged: the storage daemon of a Holdfast node
 
   storaged run [--config FILE] [--host-name NAME] [--socket PATH]
                [--root DIR] [--sanlock PATH] [--state FILE] [--device PATH]...
+  storaged refresh-table [--check] [--device PATH]... DOMAIN/VOLUME
 
   --config FILE     the storage section of the configuration, as JSON
   --host-name NAME  name of this host in its leases
@@ -20,6 +21,8 @@ storaged: the storage daemon of a Holdfast node
   --sanlock PATH    the lease daemon's socket
   --state FILE      what is remembered while the machine is up
   --device PATH     a block device LVM may use besides multipath's, for tests
+  refresh-table     loads the table that LVM's metadata give a mapped volume;
+                    with --check prints it beside the one in use and changes nothing
 ";
 
 /// What the daemon was told.
