@@ -93,14 +93,21 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// Its id: the same for the same storage, whatever the options; without secrets.
+    /// Its id: the same for the same storage, whatever the options; without
+    /// secrets. Another interface is another way, and so another connection.
     pub fn id(&self) -> String {
         match self {
             Self::Iscsi {
-                target: None,
+                target,
                 portals,
+                interface,
                 ..
-            } => format!("iscsi:{}", portals.join(",")),
+            } => {
+                let what = target.clone().unwrap_or_else(|| portals.join(","));
+                let name = interface.as_deref().and_then(|text| text.split('=').next());
+                let way = name.map_or_else(String::new, |name| format!("@{name}"));
+                format!("iscsi:{what}{way}")
+            }
             Self::Fc {} => self.kind().to_owned(),
             _ => format!("{}:{}", self.kind(), self.target()),
         }
@@ -300,5 +307,71 @@ impl std::fmt::Display for Signature {
             Self::MultipathMember { map } => write!(f, "path of multipath map {map}"),
             Self::Unrecognized => f.write_str("unrecognized data"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Connection {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn ids_tell_storage_apart_and_not_its_options() {
+        for (text, id) in [
+            (r#"{"type":"nfs","export":"s:/x"}"#, "nfs:s:/x"),
+            (
+                r#"{"type":"nfs","export":"s:/x","hard":true,"version":"4.2"}"#,
+                "nfs:s:/x",
+            ),
+            (r#"{"type":"local","path":"/data"}"#, "local:/data"),
+            (r#"{"type":"fc"}"#, "fc"),
+            (r#"{"type":"iscsi","portals":["a","b"]}"#, "iscsi:a,b"),
+            (
+                r#"{"type":"iscsi","portals":["a"],"target":"iqn.x:y"}"#,
+                "iscsi:iqn.x:y",
+            ),
+            (
+                r#"{"type":"iscsi","portals":["a"],"target":"iqn.x:y","interface":"two=eth1"}"#,
+                "iscsi:iqn.x:y@two",
+            ),
+        ] {
+            assert_eq!(read(text).id(), id);
+        }
+    }
+
+    #[test]
+    fn connections_survive_the_way_and_unknown_keys_are_refused() {
+        let text = r#"{"type":"iscsi","portals":["a"],"chap":{"user":"u","password":"hidden"}}"#;
+        let connection = read(text);
+        let again = serde_json::to_string(&connection).unwrap();
+        assert_eq!(read(&again), connection);
+        assert!(!format!("{connection:?}").contains("hidden"));
+        assert!(!connection.id().contains("hidden"));
+        for wrong in [
+            r#"{"type":"fc","x":1}"#,
+            r#"{"type":"nfs","export":"s:/x","timeout":3}"#,
+            r#"{"type":"ftp"}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<Connection>(wrong).is_err(),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn signatures_say_whose_they_are() {
+        let domain = Signature::StorageDomain {
+            domain: "d".into(),
+            pool: Some("p".into()),
+        };
+        assert_eq!(domain.to_string(), "storage domain d of pool p");
+        let text = serde_json::to_string(&domain).unwrap();
+        assert_eq!(text, r#"{"kind":"storage-domain","domain":"d","pool":"p"}"#);
+        let lun: Lun = serde_json::from_str("{}").unwrap();
+        assert_eq!(format!("[{:>8}]", lun.status), "[ unknown]");
     }
 }

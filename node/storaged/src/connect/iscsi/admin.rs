@@ -201,7 +201,7 @@ pub(super) fn prepare_node(
     let path = match find() {
         Some(path) => path,
         None => {
-            let endpoint = pair.portal.to_string();
+            let endpoint = with_group(context, places, wanted, pair)?.to_string();
             let output = run(
                 context,
                 &[
@@ -231,6 +231,30 @@ pub(super) fn prepare_node(
         }
     };
     record::change(&places.iscsi_db, &path, &changes)
+}
+
+/// The portal of a new record, with its group. A record of an unknown group is a
+/// single file, which has room for one interface and which open-iscsi deletes
+/// when it learns of the group: it is the last resort, for a target that does not
+/// answer discoveries.
+fn with_group(context: &Context, places: &Places, wanted: &Wanted, pair: &Pair) -> Result<Portal> {
+    if pair.portal.group.is_some() {
+        return Ok(pair.portal.clone());
+    }
+    let found = discover(context, places, wanted, &pair.portal).map(|found| {
+        found
+            .into_iter()
+            .find(|found| found.target == pair.target && found.portal.is_same(&pair.portal))
+    });
+    match found {
+        Ok(Some(found)) => Ok(found.portal),
+        // A portal by its host name is told by its address.
+        Ok(None) => Ok(pair.portal.clone()),
+        Err(failure) if matches!(failure.kind, FailureKind::Denied | FailureKind::Failed) => {
+            Ok(pair.portal.clone())
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Logs in; a session that exists is success.

@@ -63,7 +63,6 @@ pub(super) fn change(db: &Path, path: &Path, changes: &Changes) -> Result<()> {
 }
 
 /// The value of a key.
-#[cfg(test)]
 pub(super) fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let (known, value) = line.split_once('=')?;
@@ -163,12 +162,17 @@ pub(super) fn find(db: &Path, target: &str, portal: &Portal, interface: &str) ->
         .filter_map(|entry| entry.file_name().into_string().ok())
         .collect();
     names.sort();
+    let lone = target.join(&folder);
+    let is_ours = |path: &PathBuf| {
+        let text = file::read(path).ok().flatten().unwrap_or_default();
+        value(&text, "iface.iscsi_ifacename") == Some(interface)
+    };
     names
         .iter()
         .filter(|name| grouped(name))
         .map(|name| target.join(name).join(interface))
-        .chain([target.join(&folder), target.join(&folder).join(interface)])
         .find(|path| path.is_file())
+        .or_else(|| Some(lone).filter(|lone| lone.is_file() && is_ours(lone)))
 }
 
 /// The record of a discovery at a portal.
@@ -239,7 +243,7 @@ mod tests {
         let put = |path: &str| {
             let path = db.join("nodes").join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, "").unwrap();
+            std::fs::write(path, "iface.iscsi_ifacename = default\n").unwrap();
         };
         assert_eq!(find(db, "iqn.a", &portal("10.0.0.1"), "default"), None);
         put("iqn.a/10.0.0.1,3260,1/default");
@@ -254,5 +258,6 @@ mod tests {
         assert_eq!(find(db, "iqn.a", &portal("10.0.0.1"), "other"), None);
         let found = find(db, "iqn.b", &portal("[fe80::1]"), "default").unwrap();
         assert!(found.ends_with("iqn.b/fe80::1,3260"));
+        assert_eq!(find(db, "iqn.b", &portal("[fe80::1]"), "other"), None);
     }
 }
