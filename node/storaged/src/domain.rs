@@ -442,6 +442,23 @@ pub trait Domain: Send + Sync + fmt::Debug {
     /// Authority; I/O.
     fn remove(&self, authority: &dyn Authority, entry: &VolumeEntry) -> Result<()>;
 
+    /// Makes a special part's device appear on this host (block: the master's is
+    /// not there until the pool manager needs it); nothing on file.
+    ///
+    /// # Errors
+    /// I/O.
+    fn activate_special(&self, _which: Special) -> Result<()> {
+        Ok(())
+    }
+
+    /// Undoes [`Domain::activate_special`]; nothing on file.
+    ///
+    /// # Errors
+    /// `InUse`; I/O.
+    fn deactivate_special(&self, _which: Special) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes what only this kind of domain can leave behind besides entries
     /// (file: `images/_remove_me_*` directories). Called by the pool manager when
     /// it starts. Returns how many things went.

@@ -229,7 +229,14 @@ impl BlockDomain {
         let before = self.lock().seen.clone();
         let seen = reader::read_again(&self.lvm, &self.name, Some(&before))?;
         let group = Arc::clone(&seen.group);
-        self.lock().seen = seen;
+        let committed = seen.group.seqno != before.group.seqno;
+        let mut state = self.lock();
+        // Another host may have upgraded it.
+        if committed && let Ok(metadata) = metadata_of(&group) {
+            state.version = metadata.version();
+        }
+        state.seen = seen;
+        drop(state);
         Ok(group)
     }
 
@@ -263,6 +270,10 @@ impl BlockDomain {
     /// # Errors
     /// `NotFound`; it cannot be opened.
     pub fn region(&self, volume: &str, access: Access) -> Result<Region> {
+        // A special volume that another host made, or that somebody deactivated.
+        if SpecialLv::from_name(volume).is_some() {
+            self.activate_volume(volume)?;
+        }
         Region::open(self.pieces(volume)?, access)
     }
 
@@ -298,6 +309,15 @@ impl BlockDomain {
                 format!("domain {}: lvm succeeded and changed nothing", self.name),
             )),
         }
+    }
+
+    /// Has a logical volume's device appear, where there are such devices.
+    fn activate_volume(&self, name: &str) -> Result<()> {
+        if self.reach() == Reach::Beneath || self.device_of(name).exists() {
+            return Ok(());
+        }
+        self.lvm
+            .map(&Context::quiet(), Mapping::Activate, &self.name, &[name])
     }
 
     fn activate_specials(&self, context: &Context) -> Result<()> {

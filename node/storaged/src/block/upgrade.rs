@@ -15,11 +15,11 @@ use disk_format::vdsm::xlease::Index;
 use linux::disk::Access;
 
 use super::create::now_s;
-use super::{BlockDomain, Reach, damaged, unstorable};
+use super::{BlockDomain, damaged, unstorable};
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
-use crate::lvm::{Change, Mapping};
+use crate::lvm::Change;
 use crate::xlease::write_index;
 
 impl BlockDomain {
@@ -74,9 +74,6 @@ impl BlockDomain {
                 device: None,
             };
             self.change_until(authority, &change, |group| group.volume(name).is_some())?;
-        } else if self.reach() == Reach::Mapped && !self.device_of(name).exists() {
-            self.lvm
-                .map(context, Mapping::Activate, &self.name, &[name])?;
         }
         // Below version 4 nobody has put anything in it.
         let region = self.region(name, Access::ReadWrite)?;

@@ -67,6 +67,7 @@ impl MasterFiles {
         domain: &dyn Domain,
         name: &str,
     ) -> Result<Self> {
+        domain.activate_special(Special::Master)?;
         let device = domain.special(Special::Master);
         let dir = domain.root().join(Special::Master.name());
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, &error))?;

@@ -161,3 +161,56 @@ fn a_fragmented_domain_is_filled_to_its_last_extent() {
     assert_eq!(domain.space().unwrap().free_bytes, 0);
     lab.lvm.check(&Context::quiet(), &domain.name).unwrap();
 }
+
+#[test]
+fn lvm_killed_before_any_of_its_writes_leaves_the_old_or_the_new_sizes() {
+    use std::os::unix::fs::PermissionsExt;
+    assert!(
+        crate::command::find_program("strace").is_some(),
+        "no strace program: apt-get install strace"
+    );
+    let lab = Lab::new(&[40]);
+    let domain = lab.domain(DomainVersion::V5);
+    let authority = authority(&domain);
+    let image = fresh(ImageId::from_random);
+    let volumes = [volume(&domain, image, 128), volume(&domain, image, 128)];
+    let script = lab.loops.folder().join("killed-lvm");
+    let mut env = crate::lvm::LvmEnv::metadata_only(lab.loops.layout(), lab.loops.paths());
+    env.program.clone_from(&script);
+    let (mut kept, mut committed) = (0, 0);
+    // LVM reads and writes devices with io_submit; a restore does so about twelve times.
+    for call in 1..=16 {
+        let text = format!(
+            "#!/bin/sh\nexec strace -f -qq -o /dev/null -e trace=io_submit \
+             -e inject=io_submit:signal=KILL:when={call} lvm \"$@\"\n"
+        );
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let lvm = Arc::new(Lvm::new(env.clone()));
+        let dying = BlockDomain::open(&lvm, &Context::quiet(), domain.id()).unwrap();
+        let before = dying.group().unwrap();
+        let wanted = (1 + call) * 128 * MIB;
+        let requests = volumes.each_ref().map(|entry| (entry.id, wanted));
+        let said = dying.extend_many(&Context::quiet(), &authority, &requests);
+        // What a host sees that comes new to it.
+        let fresh = BlockDomain::open(&lab.lvm, &Context::quiet(), domain.id()).unwrap();
+        let after = fresh.group().unwrap();
+        match said {
+            Ok(answers) => {
+                assert!(answers.into_iter().all(|size| size == Ok(wanted)));
+                assert_eq!(after.seqno, before.seqno + 1);
+                committed += 1;
+            }
+            Err(_) => {
+                assert_eq!(after, before);
+                kept += 1;
+            }
+        }
+        // LVM itself is content with it, and goes on from there.
+        lab.lvm.check(&Context::quiet(), &after.name).unwrap();
+        fresh
+            .extend_many(&Context::quiet(), &authority, &requests)
+            .unwrap();
+    }
+    assert!(kept > 4 && committed > 2, "{kept} kept, {committed} committed");
+}
