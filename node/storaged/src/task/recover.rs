@@ -1,6 +1,6 @@
 //! Undoing what a manager that is gone had begun.
 
-use control::storage::Failure;
+use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::task::{Outcome, Recovery, Task, TaskState};
 use disk_format::vdsm::uuid::TaskId;
 
@@ -55,6 +55,13 @@ fn one(
     store.save(authority, &task)?;
     while let Some(step) = task.recoveries.last().cloned() {
         if let Err(failure) = undo(&task, &step) {
+            if matches!(
+                failure.kind,
+                FailureKind::Unsupported | FailureKind::Cancelled | FailureKind::NotFound
+            ) {
+                // Not now, or not by this manager: it stays to be recovered.
+                return Ok(Recovered::Failed(task.id, failure));
+            }
             task.state = TaskState::Failed;
             task.outcome = Some(ended(200, &format!("recovery failed: {failure}")));
             store.save(authority, &task)?;

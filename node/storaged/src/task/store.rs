@@ -155,6 +155,30 @@ impl Store {
         sync(&self.dir)
     }
 
+    /// Forgets ended tasks but the newest `keep`.
+    ///
+    /// # Errors
+    /// Authority; I/O.
+    pub fn prune(&self, authority: &dyn Authority, keep: usize) -> Result<()> {
+        let mut ended: Vec<_> = self
+            .load()?
+            .into_values()
+            .filter_map(|task| task.ok().filter(|task| task.state.is_over()))
+            .map(|task| {
+                let changed = fs::metadata(self.dir.join(task.id.to_string()))
+                    .and_then(|found| found.modified())
+                    .ok();
+                (changed, task.id)
+            })
+            .collect();
+        ended.sort_unstable();
+        let surplus = ended.len().saturating_sub(keep);
+        for (_, id) in ended.into_iter().take(surplus) {
+            self.remove(authority, id)?;
+        }
+        Ok(())
+    }
+
     /// Begins a task that may be undone by whoever is the manager next.
     ///
     /// # Errors

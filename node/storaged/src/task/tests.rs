@@ -202,6 +202,23 @@ fn every_crash_during_a_save_leaves_the_old_or_the_new_task() {
 }
 
 #[test]
+fn only_the_newest_results_are_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, master) = (store(dir.path()), master());
+    for byte in 10..15 {
+        store
+            .begin(&master, id(byte), "a", "a")
+            .expect("begun")
+            .finish(&Ok(String::new()))
+            .expect("finished");
+    }
+    let running = store.begin(&master, id(20), "b", "b").expect("begun");
+    store.prune(&master, 2).expect("pruned");
+    let left: Vec<_> = store.load().expect("loads").into_keys().collect();
+    assert_eq!(left, [id(13), id(14), running.id()]);
+}
+
+#[test]
 fn what_makes_no_sense_is_told_and_left_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = store(dir.path());

@@ -23,14 +23,17 @@
 
 mod cluster;
 mod commits;
+mod desk;
 mod held;
 mod lock;
+mod membership;
 pub mod process;
+mod recovery;
 mod roles;
 
 pub use cluster::{Cluster, Owner};
 pub use commits::Commits;
 pub use held::{FRESH, Held, PoolAuthority};
-pub(crate) use roles::listed;
+pub(crate) use membership::listed;
 
 pub use lock::{LockPlace, SDM};

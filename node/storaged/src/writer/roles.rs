@@ -1,113 +1,49 @@
 //! What a writer does under which right: the pool's role, or a domain's own lease.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use control::config::Manager as Mode;
-use control::storage::report::{PoolDomain, PoolReport, SpmReport};
+use control::storage::report::{PoolReport, SpmReport};
+use control::storage::request::VolumeRequest;
 use control::storage::{Answer, Failure, FailureKind};
-use disk_format::vdsm::pool::PoolDomainStatus;
-use disk_format::vdsm::uuid::{DomainId, PoolId, VolumeId};
-use disk_format::vdsm::version::DomainVersion;
-use mailbox::{Batch, Committed, Extend, Outcome};
+use disk_format::vdsm::uuid::{DomainId, PoolId, TaskId, VolumeId};
+use mailbox::{Extend, Outcome};
 
+use super::desk::{Desk, MIB, mail};
+use super::membership::listed;
 use super::process::Parts;
-use super::{Cluster, Commits, LockPlace, PoolAuthority};
+use super::recovery::{self, Cleaning};
+use super::{Cluster, PoolAuthority};
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
-use crate::mail::{MailPlace, ManagerMail};
-use crate::pool::{self, Directory, Fatal, Manager, Migration, NewPool, OnLost, Start, StartError};
+use crate::mail::ManagerMail;
+use crate::pool::{Directory, Fatal, Manager, Migration, OnLost, Start, StartError};
+use crate::task::Store;
 use crate::worker::work::{ExtendItem, Place, PoolContext, Settings, Work};
 
-/// How long another host's commit is waited for.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(120);
+/// Ended tasks that are kept with their results.
+const TASKS_KEPT: usize = 50;
 /// How long commits under way are waited for before the role is given back.
 const MAIL_STOP: Duration = Duration::from_secs(60);
-/// Bytes of a MiB.
-const MIB: u64 = 1 << 20;
 
 /// The writer's rights and what it does with them.
 pub(super) struct Roles {
-    settings: Settings,
+    pub(super) settings: Settings,
     parts: Parts,
-    on_lost: OnLost,
+    pub(super) on_lost: OnLost,
     /// Set while this host is the pool's manager.
     role: Mutex<Option<Role>>,
 }
 
-struct Role {
-    manager: Manager,
-    mail: Option<Arc<ManagerMail>>,
+/// The pool's role and what goes with it.
+pub(super) struct Role {
+    pub(super) manager: Manager,
+    pub(super) mail: Option<Arc<ManagerMail>>,
     /// What commits of the mail are done with.
-    desk: Arc<Desk>,
-}
-
-/// What a commit needs; apart from the role, which is busy while it changes.
-struct Desk {
-    state: Mutex<(PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>)>,
-}
-
-impl Desk {
-    fn lock(&self) -> MutexGuard<'_, (PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One commit for all volumes of a batch.
-    fn commit(&self, batch: &Batch) -> Vec<Committed> {
-        let (authority, domain) = {
-            let state = self.lock();
-            (state.0.clone(), state.1.get(&batch.domain).map(Arc::clone))
-        };
-        let Some(domain) = domain else {
-            tracing::warn!(domain = %batch.domain, "mail for a domain that is not in the pool");
-            return vec![Committed::Refused; batch.extends.len()];
-        };
-        let requests: Vec<(VolumeId, u64)> = batch
-            .extends
-            .iter()
-            .map(|extend| (extend.volume, u64::from(extend.size_mib) * MIB))
-            .collect();
-        match domain.extend_many(&Context::quiet(), &authority, &requests) {
-            Ok(results) => results
-                .into_iter()
-                .zip(&requests)
-                .map(|(result, (volume, _))| match result {
-                    Ok(_) => Committed::Done,
-                    Err(failure) if is_sure(failure.kind) => {
-                        tracing::warn!(%volume, %failure, "volume not extended");
-                        Committed::Refused
-                    }
-                    Err(failure) => {
-                        tracing::warn!(%volume, %failure, "volume extended or not");
-                        Committed::Unknown
-                    }
-                })
-                .collect(),
-            Err(failure) => {
-                tracing::warn!(domain = %batch.domain, %failure, "commit failed");
-                let each = if is_sure(failure.kind) {
-                    Committed::Refused
-                } else {
-                    Committed::Unknown
-                };
-                vec![each; requests.len()]
-            }
-        }
-    }
-}
-
-/// Whether a failure proves that nothing was done.
-fn is_sure(kind: FailureKind) -> bool {
-    matches!(
-        kind,
-        FailureKind::NoSpace
-            | FailureKind::NotFound
-            | FailureKind::WrongState
-            | FailureKind::BadRequest
-            | FailureKind::LeaseNotHeld
-    )
+    pub(super) desk: Arc<Desk>,
+    /// What the manager before left, being put in order.
+    pub(super) cleaning: Option<Cleaning>,
 }
 
 impl Roles {
@@ -120,7 +56,7 @@ impl Roles {
         }
     }
 
-    fn role(&self) -> MutexGuard<'_, Option<Role>> {
+    pub(super) fn role(&self) -> MutexGuard<'_, Option<Role>> {
         self.role.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,11 +64,11 @@ impl Roles {
         self.role().is_some()
     }
 
-    fn open(&self, context: &Context, place: &Place) -> Result<Arc<dyn Domain>> {
+    pub(super) fn open(&self, context: &Context, place: &Place) -> Result<Arc<dyn Domain>> {
         (self.parts.open)(place, &self.settings, context)
     }
 
-    fn cluster(&self, host_id: u16) -> Result<Cluster> {
+    pub(super) fn cluster(&self, host_id: u16) -> Result<Cluster> {
         Cluster::new(
             &self.settings.layout.sanlock,
             host_id,
@@ -141,7 +77,7 @@ impl Roles {
     }
 
     /// A domain of the pool as the manager knows it, or opened.
-    fn domain(&self, context: &Context, place: &Place) -> Result<Arc<dyn Domain>> {
+    pub(super) fn domain(&self, context: &Context, place: &Place) -> Result<Arc<dyn Domain>> {
         let id = id(&place.domain)?;
         let known = self
             .role()
@@ -154,7 +90,7 @@ impl Roles {
     }
 
     /// The domains of a pool but the master; those that cannot be opened are left out.
-    fn others(&self, context: &Context, pool: &PoolContext) -> Vec<Arc<dyn Domain>> {
+    pub(super) fn others(&self, context: &Context, pool: &PoolContext) -> Vec<Arc<dyn Domain>> {
         pool.domains
             .iter()
             .filter(|place| place.domain != pool.master.domain)
@@ -189,7 +125,10 @@ impl Roles {
             },
         );
         let manager = started.map_err(|error| self.end(error))?;
-        let role = self.with_mail(manager)?;
+        // Before anybody makes anything: what is half-made now is nobody's.
+        recovery::remove_half_made(context, &manager);
+        let mut role = self.with_mail(manager)?;
+        role.cleaning = Cleaning::start(&role.manager, &self.settings);
         let report = report(&role);
         *self.role() = Some(role);
         Ok(Answer::Spm(report))
@@ -197,15 +136,13 @@ impl Roles {
 
     /// Starts the mail of a manager. Its failure gives the role back.
     fn with_mail(&self, manager: Manager) -> Result<Role> {
-        let desk = Arc::new(Desk {
-            state: Mutex::new((manager.authority().clone(), BTreeMap::new())),
-        });
-        fill(&desk, &manager);
+        let desk = Desk::of(&manager);
         match mail(&manager, &desk) {
             Ok(mail) => Ok(Role {
                 manager,
                 mail: Some(Arc::new(mail)),
                 desk,
+                cleaning: None,
             }),
             Err(error) => {
                 let failure = Failure::new(FailureKind::Failed, format!("mailbox: {error}"));
@@ -232,6 +169,9 @@ impl Roles {
         let Some(mut role) = self.role().take() else {
             return Err(wrong("this host is not the pool's manager"));
         };
+        if let Some(cleaning) = role.cleaning.take() {
+            cleaning.end();
+        }
         if let Some(mail) = role.mail.take()
             && !mail.stop(MAIL_STOP)
         {
@@ -253,6 +193,9 @@ impl Roles {
         let Some(mut role) = guard.take() else {
             return Err(wrong("this host is not the pool's manager"));
         };
+        if let Some(cleaning) = role.cleaning.take() {
+            cleaning.end();
+        }
         if let Some(mail) = role.mail.take()
             && !mail.stop(MAIL_STOP)
         {
@@ -264,11 +207,11 @@ impl Roles {
             .and_then(|migration| migration.run(context));
         // Whatever came of it, the mail goes on, on the master there is now.
         let outcome = moved.map_err(|error| self.end(error));
-        *role.desk.lock() = (role.manager.authority().clone(), BTreeMap::new());
-        fill(&role.desk, &role.manager);
+        role.desk.fill(&role.manager);
         let started = mail(&role.manager, &role.desk);
         let lost = started.is_err();
         role.mail = started.ok().map(Arc::new);
+        role.cleaning = Cleaning::start(&role.manager, &self.settings);
         let directory = role.manager.directory();
         let report = directory.map(|directory| pool_report(&role.manager, &directory));
         *guard = Some(role);
@@ -280,265 +223,12 @@ impl Roles {
         Ok(Answer::Pool(report?))
     }
 
-    // --- The pool ---
-
-    pub(super) fn create_pool(&self, context: &Context, pool: &PoolContext) -> Result<Answer> {
-        let cluster = self.cluster(pool.host_id)?;
-        let mut domains = vec![self.open(context, &pool.master)?];
-        for place in &pool.domains {
-            if place.domain != pool.master.domain {
-                domains.push(self.open(context, place)?);
-            }
-        }
-        let new = NewPool {
-            id: pool_id(pool)?,
-            name: pool.name.clone(),
-            master_version: version(pool.master_version)?.unwrap_or(1),
-        };
-        let made = pool::create(context, &cluster, &new, &domains);
-        // The number was only borrowed.
-        for domain in &domains {
-            let left = LockPlace::of(domain.as_ref()).and_then(|place| cluster.leave(&place));
-            if let Err(failure) = left {
-                tracing::warn!(domain = %domain.id(), %failure, "lockspace not left");
-            }
-        }
-        let directory = made?;
-        let metadata = domains
-            .first()
-            .map(|master| master.metadata())
-            .transpose()?;
-        Ok(Answer::Pool(PoolReport {
-            name: pool.name.clone(),
-            master: Some(pool.master.domain.clone()),
-            master_version: metadata.and_then(|found| {
-                found
-                    .master_version()
-                    .ok()
-                    .flatten()
-                    .and_then(|version| i64::try_from(version).ok())
-            }),
-            ..listed(&directory)
-        }))
-    }
-
-    pub(super) fn reconstruct(&self, context: &Context, pool: &PoolContext) -> Result<Answer> {
-        if self.is_manager() {
-            return Err(wrong(
-                "this host is the pool's manager; migrate the master, or stop the manager first",
-            ));
-        }
-        let master = self.open(context, &pool.master)?;
-        let known = pool
-            .domains
-            .iter()
-            .map(|place| Ok((id(&place.domain)?, PoolDomainStatus::Active)))
-            .collect::<Result<BTreeMap<_, _>>>()?;
-        let name = (!pool.name.is_empty()).then_some(pool.name.as_str());
-        let directory = pool::reconstruct(
-            &self.cluster(pool.host_id)?,
-            pool_id(pool)?,
-            name,
-            master.as_ref(),
-            &known,
-            version(pool.master_version)?.unwrap_or(0),
-        )?;
-        Ok(Answer::Pool(PoolReport {
-            name: pool.name.clone(),
-            master: Some(pool.master.domain.clone()),
-            ..listed(&directory)
-        }))
-    }
-
-    /// Runs `change` with the right to change the master's list of domains.
-    fn on_list<T>(
-        &self,
-        context: &Context,
-        pool: &PoolContext,
-        change: impl FnOnce(
-            &dyn Authority,
-            &Cluster,
-            PoolId,
-            &dyn Domain,
-            &[Arc<dyn Domain>],
-        ) -> Result<T>,
-    ) -> Result<T> {
-        let held = self.role().as_ref().map(|role| {
-            (
-                role.manager.authority().clone(),
-                role.manager.cluster().clone(),
-                role.manager.pool(),
-                Arc::clone(role.manager.master()),
-                role.manager.others().to_vec(),
-            )
-        });
-        if let Some((authority, cluster, pool, master, others)) = held {
-            return change(&authority, &cluster, pool, master.as_ref(), &others);
-        }
-        if pool.manager != Mode::Domain {
-            return Err(wrong("this host is not the pool's manager"));
-        }
-        let cluster = self.cluster(pool.host_id)?;
-        let master = self.open(context, &pool.master)?;
-        let others = self.others(context, pool);
-        self.under_own_lease(context, &cluster, master.as_ref(), |authority| {
-            change(
-                authority,
-                &cluster,
-                pool_id(pool)?,
-                master.as_ref(),
-                &others,
-            )
-        })
-    }
-
-    /// Runs `change` with the domain's own lease, only while it is needed.
-    fn under_own_lease<T>(
-        &self,
-        context: &Context,
-        cluster: &Cluster,
-        domain: &dyn Domain,
-        change: impl FnOnce(&dyn Authority) -> Result<T>,
-    ) -> Result<T> {
-        let place = LockPlace::of(domain)?;
-        cluster.join(&place, COMMIT_PATIENCE)?;
-        let commits = Commits::new(cluster, &place, COMMIT_PATIENCE, context)?;
-        let done = change(&commits);
-        if let Err(failure) = commits.finish() {
-            (self.on_lost)(&failure.message);
-        }
-        done
-    }
-
-    pub(super) fn attach(
-        &self,
-        context: &Context,
-        pool: &PoolContext,
-        place: &Place,
-    ) -> Result<Answer> {
-        let target = self.open(context, place)?;
-        let directory = self.on_list(context, pool, |authority, cluster, id, master, others| {
-            let seen = metadata(others);
-            pool::attach(
-                context,
-                authority,
-                cluster,
-                id,
-                master,
-                &seen,
-                target.as_ref(),
-            )
-        })?;
-        if let Some(role) = self.role().as_mut() {
-            role.manager.add(Arc::clone(&target));
-            fill(&role.desk, &role.manager);
-        }
-        Ok(Answer::Pool(listed(&directory)))
-    }
-
-    pub(super) fn detach(
-        &self,
-        context: &Context,
-        pool: &PoolContext,
-        place: &Place,
-        force: bool,
-    ) -> Result<Answer> {
-        let target = self.domain(context, place)?;
-        let by_manager = self.is_manager() || pool.manager == Mode::Domain;
-        let member = target
-            .metadata()?
-            .pools()
-            .iter()
-            .any(|found| found.to_string() == pool.pool);
-        if force && !(by_manager && member) {
-            pool::force_detach(&self.cluster(pool.host_id)?, target.as_ref())?;
-            return Ok(Answer::Done {
-                message: format!("domain {} is in no pool any more", place.domain),
-            });
-        }
-        let directory = self.on_list(context, pool, |authority, cluster, id, master, others| {
-            let seen = metadata(others);
-            pool::detach(authority, cluster, id, master, &seen, target.as_ref())
-        })?;
-        if let Some(role) = self.role().as_mut() {
-            role.manager.remove(target.id());
-            fill(&role.desk, &role.manager);
-        }
-        Ok(Answer::Pool(listed(&directory)))
-    }
-
-    pub(super) fn set_status(
-        &self,
-        context: &Context,
-        pool: &PoolContext,
-        place: &Place,
-        active: bool,
-    ) -> Result<Answer> {
-        let target = id(&place.domain)?;
-        let status = if active {
-            PoolDomainStatus::Active
-        } else {
-            PoolDomainStatus::Attached
-        };
-        let directory = self.on_list(context, pool, |authority, _, id, master, others| {
-            pool::set_status(authority, id, master, &metadata(others), target, status)
-        })?;
-        if active
-            && !self
-                .role()
-                .as_ref()
-                .is_none_or(|role| role.manager.domain(target).is_some())
-        {
-            let domain = self.open(context, place)?;
-            if let Some(role) = self.role().as_mut() {
-                role.manager.add(domain);
-                fill(&role.desk, &role.manager);
-            }
-        }
-        Ok(Answer::Pool(listed(&directory)))
-    }
-
-    pub(super) fn upgrade(&self, context: &Context, place: &Place, version: u8) -> Result<Answer> {
-        let to = DomainVersion::from_number(version.into()).ok_or_else(|| {
-            Failure::new(
-                FailureKind::BadRequest,
-                format!("domain version {version}: allowed are 4 and 5"),
-            )
-        })?;
-        let domain = self.domain(context, place)?;
-        let held = self.role().as_ref().map(|role| {
-            (
-                role.manager.authority().clone(),
-                role.manager.cluster().clone(),
-                role.manager.master().id(),
-            )
-        });
-        match held {
-            Some((authority, cluster, master)) => {
-                pool::upgrade(context, &authority, &cluster, master, domain.as_ref(), to)?;
-            }
-            None => self.by_domain(context, domain.as_ref(), |authority| {
-                domain.upgrade(context, authority, to)
-            })?,
-        }
-        Ok(Answer::Done {
-            message: format!("domain {} has version {to}", place.domain),
-        })
-    }
-
-    /// A change of one domain without the pool's role: allowed where every domain
-    /// has its own manager, and where the domain is in no pool.
-    fn by_domain<T>(
-        &self,
-        context: &Context,
-        domain: &dyn Domain,
-        change: impl FnOnce(&dyn Authority) -> Result<T>,
-    ) -> Result<T> {
-        if self.settings.manager != Mode::Domain && !domain.metadata()?.pools().is_empty() {
-            return Err(wrong("this host is not the pool's manager"));
-        }
-        let cluster = self.cluster(self.settings.host_id)?;
-        self.under_own_lease(context, &cluster, domain, change)
+    /// Where the manager's tasks are kept.
+    fn store(&self) -> Option<Store> {
+        let role = self.role();
+        let manager = &role.as_ref()?.manager;
+        let dir = manager.files()?.tasks();
+        Some(Store::new(dir, manager.master().id().to_string()))
     }
 
     // --- Everything else ---
@@ -604,7 +294,10 @@ impl Roles {
             .as_ref()
             .map(|role| role.manager.authority().clone());
         if let Some(authority) = authority {
-            return run(Some(&authority));
+            let Some(store) = self.store().filter(|_| is_task(work)) else {
+                return run(Some(&authority));
+            };
+            return tracked(&store, &authority, work, || run(Some(&authority)));
         }
         let Some(place) = changed(work) else {
             return run(None);
@@ -614,28 +307,63 @@ impl Roles {
     }
 }
 
-/// The mail of a manager, on its present master.
-fn mail(manager: &Manager, desk: &Arc<Desk>) -> std::io::Result<ManagerMail> {
-    let place = manager
-        .has_mail()
-        .then(|| MailPlace::of(manager.master().as_ref()));
-    let desk: Weak<Desk> = Arc::downgrade(desk);
-    ManagerMail::start(
-        place.as_ref(),
-        Arc::new(move |batch| match desk.upgrade() {
-            Some(desk) => desk.commit(batch),
-            None => Vec::new(),
-        }),
+/// Whether the manager after this one shall know of the work.
+fn is_task(work: &Work) -> bool {
+    let Work::Volume { request, .. } = work else {
+        return matches!(work, Work::ExtendDomain { .. } | Work::Reduce { .. });
+    };
+    matches!(
+        request,
+        VolumeRequest::Create(_)
+            | VolumeRequest::Delete { .. }
+            | VolumeRequest::DeleteImage { .. }
+            | VolumeRequest::Copy { .. }
+            | VolumeRequest::Template { .. }
+            | VolumeRequest::Snapshot { .. }
+            | VolumeRequest::Merge { .. }
     )
 }
 
-/// Brings the desk up to the manager's domains.
-fn fill(desk: &Desk, manager: &Manager) {
-    let domains = std::iter::once(manager.master())
-        .chain(manager.others())
-        .map(|domain| (domain.id(), Arc::clone(domain)))
-        .collect();
-    desk.lock().1 = domains;
+/// Does work as a persisted task. What it leaves half-made needs no steps of its
+/// own: the next manager removes it, finishes removals, and marks the task undone.
+fn tracked(
+    store: &Store,
+    authority: &PoolAuthority,
+    work: &Work,
+    run: impl FnOnce() -> Result<Answer>,
+) -> Result<Answer> {
+    let id = TaskId::from_random(random()?);
+    let task = match store.begin(authority, id, &work.name().replace(' ', "-"), work.name()) {
+        Ok(task) => task,
+        Err(failure) if failure.kind == FailureKind::LeaseNotHeld => return Err(failure),
+        Err(failure) => {
+            // A full or broken task store keeps nobody from working.
+            tracing::warn!(%failure, "task not kept");
+            return run();
+        }
+    };
+    let outcome = run();
+    let result = outcome
+        .as_ref()
+        .map(|answer| serde_json::to_string(answer).unwrap_or_default())
+        .map_err(Failure::clone);
+    let kept = task
+        .finish(&result)
+        .and_then(|_| store.prune(authority, TASKS_KEPT));
+    if let Err(failure) = kept {
+        tracing::warn!(%failure, "result of a task not kept");
+    }
+    outcome
+}
+
+/// Random bytes of the kernel's.
+fn random() -> Result<[u8; 16]> {
+    use std::io::Read;
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .map_err(|error| Failure::new(FailureKind::Failed, format!("random bytes: {error}")))?;
+    Ok(bytes)
 }
 
 /// The domain whose metadata a piece of work changes.
@@ -649,13 +377,6 @@ fn changed(work: &Work) -> Option<&Place> {
         | Work::RemoveDomain { place } => Some(place),
         _ => None,
     }
-}
-
-fn metadata(domains: &[Arc<dyn Domain>]) -> Vec<disk_format::vdsm::domain::DomainMetadata> {
-    domains
-        .iter()
-        .filter_map(|domain| domain.metadata().ok())
-        .collect()
 }
 
 fn report(role: &Role) -> SpmReport {
@@ -673,26 +394,6 @@ fn report(role: &Role) -> SpmReport {
         since_ms: u64::try_from(manager.since().elapsed().as_millis()).ok(),
         extends: role.mail.as_ref().map_or(0, |mail| mail.served()),
         ..SpmReport::default()
-    }
-}
-
-/// The pool's report, as far as its list of domains goes.
-pub(crate) fn listed(directory: &Directory) -> PoolReport {
-    PoolReport {
-        id: directory.pool.to_string(),
-        domains: directory
-            .domains
-            .iter()
-            .map(|(id, status)| PoolDomain {
-                id: id.to_string(),
-                status: match status {
-                    PoolDomainStatus::Active => "active",
-                    PoolDomainStatus::Attached => "attached",
-                }
-                .to_owned(),
-            })
-            .collect(),
-        ..PoolReport::default()
     }
 }
 
@@ -724,11 +425,11 @@ fn told(volume: VolumeId, outcome: Outcome) -> Result<()> {
     }
 }
 
-fn wrong(why: &str) -> Failure {
+pub(super) fn wrong(why: &str) -> Failure {
     Failure::new(FailureKind::WrongState, why)
 }
 
-fn id(text: &str) -> Result<DomainId> {
+pub(super) fn id(text: &str) -> Result<DomainId> {
     text.parse()
         .map_err(|error| Failure::new(FailureKind::BadRequest, format!("{error}")))
 }
@@ -738,13 +439,13 @@ fn volume_id(text: &str) -> Result<VolumeId> {
         .map_err(|error| Failure::new(FailureKind::BadRequest, format!("{error}")))
 }
 
-fn pool_id(pool: &PoolContext) -> Result<PoolId> {
+pub(super) fn pool_id(pool: &PoolContext) -> Result<PoolId> {
     pool.pool
         .parse()
         .map_err(|error| Failure::new(FailureKind::BadRequest, format!("{error}")))
 }
 
-fn version(given: Option<i64>) -> Result<Option<u64>> {
+pub(super) fn version(given: Option<i64>) -> Result<Option<u64>> {
     given
         .map(|version| {
             u64::try_from(version).map_err(|_| {

@@ -1,0 +1,116 @@
+//! Commits of the mail: apart from the role, which is busy while it changes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use control::storage::FailureKind;
+use disk_format::vdsm::uuid::{DomainId, VolumeId};
+use mailbox::{Batch, Committed};
+
+use super::PoolAuthority;
+use crate::domain::Domain;
+use crate::job::Context;
+use crate::mail::{MailPlace, ManagerMail};
+use crate::pool::Manager;
+
+/// Bytes of a MiB.
+pub(super) const MIB: u64 = 1 << 20;
+
+/// What a commit needs.
+pub(super) struct Desk {
+    state: Mutex<(PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>)>,
+}
+
+impl Desk {
+    /// Of a manager as it is now.
+    pub(super) fn of(manager: &Manager) -> Arc<Self> {
+        let desk = Arc::new(Self {
+            state: Mutex::new((manager.authority().clone(), BTreeMap::new())),
+        });
+        desk.fill(manager);
+        desk
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Brings it up to the manager's domains and authority.
+    pub(super) fn fill(&self, manager: &Manager) {
+        let domains = std::iter::once(manager.master())
+            .chain(manager.others())
+            .map(|domain| (domain.id(), Arc::clone(domain)))
+            .collect();
+        *self.lock() = (manager.authority().clone(), domains);
+    }
+
+    /// One commit for all volumes of a batch.
+    fn commit(&self, batch: &Batch) -> Vec<Committed> {
+        let (authority, domain) = {
+            let state = self.lock();
+            (state.0.clone(), state.1.get(&batch.domain).map(Arc::clone))
+        };
+        let Some(domain) = domain else {
+            tracing::warn!(domain = %batch.domain, "mail for a domain that is not in the pool");
+            return vec![Committed::Refused; batch.extends.len()];
+        };
+        let requests: Vec<(VolumeId, u64)> = batch
+            .extends
+            .iter()
+            .map(|extend| (extend.volume, u64::from(extend.size_mib) * MIB))
+            .collect();
+        match domain.extend_many(&Context::quiet(), &authority, &requests) {
+            Ok(results) => results
+                .into_iter()
+                .zip(&requests)
+                .map(|(result, (volume, _))| match result {
+                    Ok(_) => Committed::Done,
+                    Err(failure) if is_sure(failure.kind) => {
+                        tracing::warn!(%volume, %failure, "volume not extended");
+                        Committed::Refused
+                    }
+                    Err(failure) => {
+                        tracing::warn!(%volume, %failure, "volume extended or not");
+                        Committed::Unknown
+                    }
+                })
+                .collect(),
+            Err(failure) => {
+                tracing::warn!(domain = %batch.domain, %failure, "commit failed");
+                let each = if is_sure(failure.kind) {
+                    Committed::Refused
+                } else {
+                    Committed::Unknown
+                };
+                vec![each; requests.len()]
+            }
+        }
+    }
+}
+
+/// Whether a failure proves that nothing was done.
+fn is_sure(kind: FailureKind) -> bool {
+    matches!(
+        kind,
+        FailureKind::NoSpace
+            | FailureKind::NotFound
+            | FailureKind::WrongState
+            | FailureKind::BadRequest
+            | FailureKind::LeaseNotHeld
+    )
+}
+
+/// The mail of a manager, on its present master.
+pub(super) fn mail(manager: &Manager, desk: &Arc<Desk>) -> std::io::Result<ManagerMail> {
+    let place = manager
+        .has_mail()
+        .then(|| MailPlace::of(manager.master().as_ref()));
+    let desk: Weak<Desk> = Arc::downgrade(desk);
+    ManagerMail::start(
+        place.as_ref(),
+        Arc::new(move |batch| match desk.upgrade() {
+            Some(desk) => desk.commit(batch),
+            None => Vec::new(),
+        }),
+    )
+}

@@ -1,0 +1,202 @@
+//! What the manager before left: half-made volumes, removals that were begun,
+//! tasks that had not ended.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use control::storage::{Failure, FailureKind};
+use disk_format::vdsm::task::{Recovery, Task};
+use disk_format::vdsm::uuid::{DomainId, VolumeId};
+use sanlock_client::Client;
+
+use super::PoolAuthority;
+use crate::domain::{Domain, DomainKind, EntryState};
+use crate::image::leases::{DaemonLeases, Leases, NoLeases};
+use crate::image::wipe::{Disposal, resume_wipes};
+use crate::image::{self, delete};
+use crate::job::{Context, Result};
+use crate::layout::Layout;
+use crate::pool::Manager;
+use crate::task::{Recovered, Store, recover};
+use crate::worker::work::Settings;
+
+/// Hosts that new leases have room for.
+const HOSTS_MAX: u32 = 250;
+
+/// Removes what is half-made in every domain of the pool. Only while nothing is
+/// being made.
+pub(super) fn remove_half_made(context: &Context, manager: &Manager) {
+    let authority = manager.authority();
+    for domain in all(manager) {
+        context.tell(0, 0, "removing what is half-made");
+        let removed = domain.volumes().map(|volumes| {
+            volumes
+                .into_iter()
+                .filter(|entry| entry.state == EntryState::HalfMade)
+                .filter_map(|entry| {
+                    tracing::info!(domain = %domain.id(), volume = %entry.id, "half-made volume");
+                    domain.remove(authority, &entry).err()
+                })
+                .collect::<Vec<_>>()
+        });
+        match removed {
+            Ok(left) => {
+                for failure in left {
+                    tracing::warn!(domain = %domain.id(), %failure, "half-made volume left");
+                }
+            }
+            Err(failure) => {
+                tracing::warn!(domain = %domain.id(), %failure, "volumes not listed");
+            }
+        }
+    }
+}
+
+fn all(manager: &Manager) -> Vec<Arc<dyn Domain>> {
+    std::iter::once(manager.master())
+        .chain(manager.others())
+        .map(Arc::clone)
+        .collect()
+}
+
+/// The rest, beside the manager's work.
+pub(super) struct Cleaning {
+    cancelled: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Cleaning {
+    /// Begins; without a thread for it the next manager does it.
+    pub(super) fn start(manager: &Manager, settings: &Settings) -> Option<Self> {
+        let cancelled = Arc::<AtomicBool>::default();
+        let context = Context::new(Arc::new(|_, _| {}), Arc::clone(&cancelled));
+        let files = manager.files()?;
+        let room = Room {
+            store: Store::new(files.tasks(), manager.master().id().to_string()),
+            authority: manager.authority().clone(),
+            domains: all(manager),
+            layout: settings.layout.clone(),
+            io_timeout_s: settings.io_timeout_s,
+        };
+        let thread = std::thread::Builder::new()
+            .name("recovery".to_owned())
+            .spawn(move || room.clean(&context))
+            .ok();
+        Some(Self { cancelled, thread })
+    }
+
+    /// Ends it between two steps; returns when it has.
+    pub(super) fn end(mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// Dropped without an end, as at a crash: it ends by itself.
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Room {
+    store: Store,
+    authority: PoolAuthority,
+    domains: Vec<Arc<dyn Domain>>,
+    layout: Layout,
+    io_timeout_s: u32,
+}
+
+impl Room {
+    fn clean(&self, context: &Context) {
+        let mut undo = |_: &Task, step: &Recovery| self.undo(context, step);
+        match recover(context, &self.store, &self.authority, &mut undo) {
+            Ok(tasks) => {
+                for task in tasks {
+                    match task {
+                        Recovered::Kept(_) => {}
+                        Recovered::Undone(id) => tracing::info!(task = %id, "task undone"),
+                        Recovered::Failed(id, failure) => {
+                            tracing::warn!(task = %id, %failure, "task not undone");
+                        }
+                    }
+                }
+            }
+            Err(failure) => tracing::warn!(%failure, "tasks not recovered"),
+        }
+        for domain in &self.domains {
+            let done = self.on(context, domain.as_ref(), |work| {
+                resume_wipes(work, Disposal::default())?;
+                domain.sweep(&self.authority)
+            });
+            match done {
+                Ok(_) => {}
+                Err(failure) if failure.kind == FailureKind::Cancelled => return,
+                Err(failure) => {
+                    tracing::warn!(domain = %domain.id(), %failure, "removals not finished");
+                }
+            }
+        }
+    }
+
+    fn on<T>(
+        &self,
+        context: &Context,
+        domain: &dyn Domain,
+        run: impl FnOnce(&image::Work<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let leases: Box<dyn Leases> = if domain.kind() == DomainKind::Local {
+            Box::new(NoLeases)
+        } else {
+            let client = Client::new(&self.layout.sanlock);
+            Box::new(DaemonLeases::new(client, HOSTS_MAX, self.io_timeout_s))
+        };
+        run(&image::Work {
+            context,
+            domain,
+            authority: &self.authority,
+            leases: leases.as_ref(),
+            layout: &self.layout,
+        })
+    }
+
+    /// Undoes one step of a task: of ours, or of the original's where it is known.
+    fn undo(&self, context: &Context, step: &Recovery) -> Result<()> {
+        let param = |index: usize| step.params.get(index).map_or("", String::as_str);
+        match step.function.as_str() {
+            // Half-made volumes went before this manager began.
+            "startCreateVolumeRollback" | "halfbakedVolumeRollback" => Ok(()),
+            // Repository, domain, image, volume, directory.
+            "createVolumeRollback" => self.remove_volume(context, param(1), param(3)),
+            other => Err(Failure::new(
+                FailureKind::Unsupported,
+                format!("recovery step {other}: not known here, left to a manager that knows it"),
+            )),
+        }
+    }
+
+    fn remove_volume(&self, context: &Context, domain: &str, volume: &str) -> Result<()> {
+        let bad = |error: &dyn std::fmt::Display| {
+            Failure::new(FailureKind::Damaged, format!("recovery step: {error}"))
+        };
+        let id: DomainId = domain.parse().map_err(|error| bad(&error))?;
+        let volume: VolumeId = volume.parse().map_err(|error| bad(&error))?;
+        let found = self.domains.iter().find(|domain| domain.id() == id);
+        let domain = found.ok_or_else(|| {
+            Failure::new(
+                FailureKind::NotFound,
+                format!("domain {id}: not connected, its task is left"),
+            )
+        })?;
+        match domain.volume(volume) {
+            Err(failure) if failure.kind == FailureKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        self.on(context, domain.as_ref(), |work| {
+            delete::delete_volume(work, volume, Disposal::default())
+        })
+    }
+}

@@ -1,0 +1,280 @@
+//! The writer as a process: its orders, and its end with the lease.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod pool_support;
+
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, ExitStatus};
+
+use control::config::Manager;
+use control::storage::{Answer, Failure, FailureKind};
+use disk_format::vdsm::domain::DomainRole;
+use pool_support::{Host, IO_TIMEOUT_S, Kind, POOL, Storage, cluster, until};
+use rustix::process::{Pid, Signal, kill_process};
+use storaged::layout::Layout;
+use storaged::worker::frame::{Order, Reader, Word, send};
+use storaged::worker::work::{Carrier, Place, PoolContext, Settings, Work};
+use storaged::writer::{LockPlace, Owner};
+
+/// One writer process and the daemon's end of its stream.
+struct Process {
+    child: Child,
+    stream: UnixStream,
+    words: Reader<UnixStream>,
+    next: u64,
+}
+
+impl Process {
+    fn start(host: &Host, host_id: u16, run: &std::path::Path) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(pool_support::DEADLINE)).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_storaged"))
+            .arg("writer")
+            .stdin(OwnedFd::from(theirs))
+            .spawn()
+            .unwrap();
+        let settings = Settings {
+            layout: Layout {
+                sanlock: host.socket(),
+                ..Layout::under(run)
+            },
+            root: None,
+            host_name: "one".to_owned(),
+            host_id,
+            io_timeout_s: IO_TIMEOUT_S,
+            manager: Manager::Pool,
+            devices: Vec::new(),
+        };
+        send(&ours, &Order::Setup(Box::new(settings))).unwrap();
+        Self {
+            child,
+            words: Reader::new(ours.try_clone().unwrap()),
+            stream: ours,
+            next: 1,
+        }
+    }
+
+    fn work(&mut self, work: Work) -> Result<Answer, Failure> {
+        let id = self.next;
+        self.next += 1;
+        let work = Box::new(work);
+        send(&self.stream, &Order::Job { id, work }).unwrap();
+        loop {
+            match self.words.next_frame::<Word>().unwrap().expect("a word") {
+                Word::Done { id: done, outcome } if done == id => return outcome,
+                _ => {}
+            }
+        }
+    }
+
+    /// What it says until its stream ends, and how it ended.
+    fn last_words(mut self) -> (Vec<String>, ExitStatus) {
+        let mut reasons = Vec::new();
+        while let Ok(Some(word)) = self.words.next_frame::<Word>() {
+            if let Word::Lost { reason } = word {
+                reasons.push(reason);
+            }
+        }
+        (reasons, self.child.wait().unwrap())
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.unwrap(), signal).unwrap();
+    }
+
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+fn context(storage: &Storage, host_id: u16, master: usize) -> PoolContext {
+    let place = |index: usize| Place {
+        domain: storage.domains[index].to_string(),
+        carrier: Carrier::File {
+            mount: storage.root(index).parent().unwrap().to_owned(),
+        },
+    };
+    PoolContext {
+        pool: POOL.to_string(),
+        name: "a pool".to_owned(),
+        host_id,
+        master: place(master),
+        master_version: None,
+        manager: Manager::Pool,
+        domains: (0..storage.domains.len()).map(place).collect(),
+    }
+}
+
+fn owner(host: &Host, host_id: u16, storage: &Storage, index: usize) -> Owner {
+    let place = LockPlace::of(storage.open(index).as_ref()).unwrap();
+    let cluster = cluster(host, host_id);
+    cluster.join(&place, pool_support::DEADLINE).unwrap();
+    cluster.owner(&place).unwrap()
+}
+
+#[test]
+fn two_writers_share_a_pool_and_one_has_the_role() {
+    let (one, two) = (
+        Host::start(Kind::Ours, "one"),
+        Host::start(Kind::Original, "two"),
+    );
+    let storage = Storage::new(&one, 2);
+    let run = tempfile::tempdir().unwrap();
+    let mut first = Process::start(&one, 1, run.path());
+    let mut borrowed = context(&storage, 250, 0);
+    borrowed.master_version = Some(1);
+    let made = first.work(Work::CreatePool { pool: borrowed }).unwrap();
+    let Answer::Pool(report) = made else {
+        panic!("{made:?}");
+    };
+    assert_eq!(report.domains.len(), 2);
+
+    let pool = |host_id| context(&storage, host_id, 0);
+    let started = first.work(Work::StartSpm { pool: pool(1) }).unwrap();
+    let Answer::Spm(role) = started else {
+        panic!("{started:?}");
+    };
+    assert_eq!(role.writer_pid, Some(first.child.id()));
+    let again = first.work(Work::StartSpm { pool: pool(1) });
+    assert_eq!(again.unwrap_err().kind, FailureKind::WrongState);
+
+    let mut second = Process::start(&two, 2, run.path());
+    let busy = second.work(Work::StartSpm { pool: pool(2) }).unwrap_err();
+    assert_eq!(busy.kind, FailureKind::InUse, "{busy}");
+    // Without the role nothing of the pool is changed.
+    let target = context(&storage, 2, 0).domains[1].clone();
+    let refused = second
+        .work(Work::SetStatus {
+            pool: pool(2),
+            place: target.clone(),
+            active: false,
+        })
+        .unwrap_err();
+    assert_eq!(refused.kind, FailureKind::WrongState, "{refused}");
+    first
+        .work(Work::SetStatus {
+            pool: pool(1),
+            place: target.clone(),
+            active: true,
+        })
+        .unwrap();
+    first
+        .work(Work::MigrateMaster {
+            pool: pool(1),
+            target,
+        })
+        .unwrap();
+    assert_eq!(storage.metadata()[1].role(), DomainRole::Master);
+
+    // Killed: the lease is free as soon as the daemon sees the connection closed.
+    first.kill();
+    let next = context(&storage, 2, 1);
+    until("the second takes over", || {
+        match second.work(Work::StartSpm { pool: next.clone() }) {
+            Ok(_) => Some(()),
+            Err(failure) => {
+                assert_eq!(failure.kind, FailureKind::InUse, "{failure}");
+                None
+            }
+        }
+    });
+    second.work(Work::StopSpm).unwrap();
+    assert!(matches!(owner(&one, 1, &storage, 1), Owner::Free { .. }));
+}
+
+#[test]
+fn a_writer_whose_lease_daemon_dies_ends_at_once() {
+    let host = Host::start(Kind::Ours, "one");
+    let storage = Storage::new(&host, 1);
+    storage.pool(&host, 1);
+    let run = tempfile::tempdir().unwrap();
+    let mut writer = Process::start(&host, 1, run.path());
+    let pool = context(&storage, 1, 0);
+    writer.work(Work::StartSpm { pool }).unwrap();
+    drop(host);
+    let (reasons, status) = writer.last_words();
+    assert!(!reasons.is_empty(), "it says why");
+    assert!(!status.success(), "{status}");
+}
+
+#[test]
+fn sigterm_gives_the_role_back() {
+    for kind in Kind::BOTH {
+        let host = Host::start(kind, "one");
+        let storage = Storage::new(&host, 1);
+        storage.pool(&host, 1);
+        let run = tempfile::tempdir().unwrap();
+        let mut writer = Process::start(&host, 1, run.path());
+        let pool = context(&storage, 1, 0);
+        writer.work(Work::StartSpm { pool }).unwrap();
+        assert!(matches!(
+            owner(&host, 1, &storage, 0),
+            Owner::Held { host_id: 1, .. }
+        ));
+        writer.signal(Signal::TERM);
+        let (_, status) = writer.last_words();
+        assert!(status.success(), "{status}, signal {:?}", status.signal());
+        assert!(matches!(owner(&host, 1, &storage, 0), Owner::Free { .. }));
+        let keys = storage.open(0).metadata().unwrap().pool_keys().unwrap();
+        assert_eq!(keys.spm_id, Some(-1));
+    }
+}
+
+#[test]
+fn a_writer_without_its_daemon_gives_the_role_back() {
+    let host = Host::start(Kind::Ours, "one");
+    let storage = Storage::new(&host, 1);
+    storage.pool(&host, 1);
+    let run = tempfile::tempdir().unwrap();
+    let mut writer = Process::start(&host, 1, run.path());
+    let pool = context(&storage, 1, 0);
+    writer.work(Work::StartSpm { pool }).unwrap();
+    writer.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let (_, status) = writer.last_words();
+    assert!(status.success(), "{status}");
+    assert!(matches!(owner(&host, 1, &storage, 0), Owner::Free { .. }));
+}
+
+/// What the lease guards is every process that may still write: a child with
+/// the connection keeps it, and a child that is tied goes with the writer.
+#[test]
+fn a_lease_is_not_free_before_the_last_child_is_gone() {
+    let (one, two) = (
+        Host::start(Kind::Original, "one"),
+        Host::start(Kind::Ours, "two"),
+    );
+    let storage = Storage::new(&one, 1);
+    storage.pool(&one, 1);
+    let manager = storage.start(&one, 1, 0).unwrap();
+    let inherited = manager
+        .authority()
+        .master()
+        .registration()
+        .try_clone_to_owned()
+        .unwrap();
+    let mut child = Command::new("cat")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(inherited)
+        .spawn()
+        .unwrap();
+    drop(manager);
+    // Every look of the other host finds it held while the child is there.
+    for _ in 0..3 {
+        let seen = owner(&two, 2, &storage, 0);
+        assert!(matches!(seen, Owner::Held { host_id: 1, .. }), "{seen:?}");
+        assert!(storage.start(&two, 2, 0).is_err());
+    }
+    drop(child.stdin.take());
+    let mut out = child.stdout.take().unwrap();
+    out.read_to_end(&mut Vec::new()).unwrap();
+    child.wait().unwrap();
+    let manager = until("the role is free", || storage.start(&two, 2, 0).ok());
+    manager.stop().unwrap();
+}
