@@ -102,6 +102,10 @@ impl World {
             writer.active.insert(domain, id);
             true
         });
+        if !absent && !begins && !self.machines[machine].original {
+            let what = format!("h{}, domain {domain}", host_id(machine));
+            self.object("a domain has at most one batch under way", what);
+        }
         let told = self.machines[machine].told_lost;
         let commit = Commit {
             machine,

@@ -201,7 +201,12 @@ impl World {
             self.tell_of(machine, "takes", format_args!("lease {lease}"));
             return true;
         }
-        if lease == 0 && !dying && self.swarm.mode == super::swarm::Mode::Spm {
+        let holds = self.owners[lease]
+            == Some(Owner {
+                machine,
+                writer: id,
+            });
+        if !holds && !dying && self.swarm.mode == super::swarm::Mode::Spm {
             self.machines[machine].writers[lease] = None;
         }
         false
@@ -232,9 +237,9 @@ impl World {
     }
 
     pub(super) fn on_mail_stopped(&mut self, machine: usize) {
-        let of = &mut self.machines[machine];
-        of.manager = None;
-        if let Some(id) = of.stopping_mail.take() {
+        self.machines[machine].manager = None;
+        self.judge_locals(machine);
+        if let Some(id) = self.machines[machine].stopping_mail.take() {
             self.told_step(machine, id, How::Done);
         }
     }
@@ -259,6 +264,21 @@ impl World {
                     self.object("an SPM that has lost its lease does nothing", what);
                 }
             }
+        }
+        self.judge_locals(machine);
+    }
+
+    /// Nobody waits for an SPM's side that is no more.
+    fn judge_locals(&mut self, machine: usize) {
+        let waits = self.requests.iter().position(|request| {
+            request.machine == machine
+                && !request.by_mail
+                && !request.abandoned
+                && request.outcome.is_none()
+        });
+        if let Some(number) = waits {
+            let what = format!("request {number} of h{}", host_id(machine));
+            self.object("every request is answered before the SPM's side ends", what);
         }
     }
 

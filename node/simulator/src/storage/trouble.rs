@@ -139,6 +139,9 @@ impl World {
                 let until = self.now + self.random.between(30, 250) * S;
                 self.tell_of(machine, "cut", format_args!("until {} s", until / S));
                 self.machines[machine].member.cut_until = until;
+                if self.random.chance(300) {
+                    self.machines[machine].member.mute_until = until;
+                }
             }
             5 => {
                 let until = self.now + self.random.below(90 * S);

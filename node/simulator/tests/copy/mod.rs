@@ -7,11 +7,15 @@ use std::process::Command;
 use crate::mutants::Mutant;
 
 /// What is copied, from the repository's root.
-const CRATES: [&str; 3] = [
+const CRATES: [&str; 4] = [
     "node/protocol/disk-format",
     "node/protocol/lease",
+    "node/protocol/mailbox",
     "node/simulator",
 ];
+
+/// The crates that are broken, with what follows `node/protocol/`.
+const BROKEN: [&str; 2] = ["lease", "mailbox"];
 
 /// Chooses the live mutation; in the copy only.
 const MUTATION_RS: &str = r#"//! Generated: which mutation is live.
@@ -50,27 +54,30 @@ impl Copy {
         fs::copy(from.join("Cargo.lock"), root.join("Cargo.lock")).expect("Cargo.lock");
         let manifest = fs::read_to_string(from.join("Cargo.toml")).expect("Cargo.toml");
         fs::write(root.join("Cargo.toml"), only_members(&manifest)).expect("written");
-        let lease = root.join("node/protocol/lease/src");
-        fs::write(lease.join("mutation.rs"), MUTATION_RS).expect("written");
         let this = Self {
             root,
             target: work.join("target"),
         };
-        this.replace(
-            "node/protocol/lease/src/lib.rs",
-            "#![forbid(unsafe_code)]",
-            "#![forbid(unsafe_code)]\nmod mutation;",
-        )
-        .expect("the crate's attribute");
+        for name in BROKEN {
+            let source = format!("node/protocol/{name}/src");
+            let module = this.root.join(&source).join("mutation.rs");
+            fs::write(module, MUTATION_RS).expect("written");
+            this.replace(
+                &format!("{source}/lib.rs"),
+                "#![forbid(unsafe_code)]",
+                "#![forbid(unsafe_code)]\nmod mutation;",
+            )
+            .expect("the crate's attribute");
+        }
         this
     }
 
-    /// Plants mutations.
-    pub(crate) fn plant(&self, mutants: &[Mutant]) {
+    /// Plants mutations of a crate, of which the first one is live as `first`.
+    pub(crate) fn plant(&self, name: &str, first: usize, mutants: &[Mutant]) {
         let mut misfits = Vec::new();
         for (index, mutant) in mutants.iter().enumerate() {
-            let path = format!("node/protocol/lease/src/{}", mutant.file);
-            let live = format!("crate::mutation::is({})", index + 1);
+            let path = format!("node/protocol/{name}/src/{}", mutant.file);
+            let live = format!("crate::mutation::is({})", first + index);
             let with = mutant.with.replace("LIVE", &live);
             if let Err(misfit) = self.replace(&path, mutant.find, &with) {
                 misfits.push(format!("{}: {misfit}", mutant.name));

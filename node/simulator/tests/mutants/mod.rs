@@ -1,10 +1,12 @@
 //! The mutations: what is replaced, and by what. `LIVE` stands for the test
 //! whether this mutation is the live one.
 
+pub(crate) mod mailbox;
+
 /// One way to break a core.
 pub(crate) struct Mutant {
     pub(crate) name: &'static str,
-    /// In `node/protocol/lease/src`.
+    /// In the `src` of its crate.
     pub(crate) file: &'static str,
     /// Found there exactly once.
     pub(crate) find: &'static str,
