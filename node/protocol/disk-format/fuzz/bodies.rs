@@ -11,6 +11,8 @@ use disk_format::{
     NameField, RecordError, RequestRecord, ResourceName, delta, rindex,
 };
 
+pub mod vdsm;
+
 /// A body: any bytes in, a panic if a promise is broken.
 pub type Body = fn(&[u8]);
 

@@ -3,7 +3,7 @@
 //! `HOLDFAST_FUZZ_SEED` another seed; a failure prints its input.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[path = "../fuzz/bodies.rs"]
 #[expect(unreachable_pub, reason = "a library of its own for cargo-fuzz")]
@@ -40,17 +40,37 @@ impl Random {
     }
 }
 
-fn samples() -> Vec<Vec<u8>> {
+/// Leases are in the folder itself, domains in folders of it.
+fn samples(of_domains: bool) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut names: Vec<_> = std::fs::read_dir(folder)
+    let (mut files, mut folders) = list(&folder);
+    if of_domains {
+        files.clear();
+        while let Some(folder) = folders.pop() {
+            let (more, inside) = list(&folder);
+            files.extend(more);
+            folders.extend(inside);
+        }
+        files.sort();
+    }
+    files
+        .into_iter()
+        .map(|name| {
+            let mut sample = std::fs::read(name).expect("a sample");
+            sample.truncate(BYTES_MAX);
+            sample
+        })
+        .collect()
+}
+
+/// Files and folders of a folder.
+fn list(folder: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let mut names: Vec<PathBuf> = std::fs::read_dir(folder)
         .expect("the golden samples")
         .map(|entry| entry.expect("a name").path())
         .collect();
     names.sort();
-    names
-        .into_iter()
-        .map(|name| std::fs::read(name).expect("a sample"))
-        .collect()
+    names.into_iter().partition(|name| name.is_file())
 }
 
 /// An input: mostly a damaged sample, sometimes noise. Often the checksums are
@@ -113,10 +133,24 @@ fn number(variable: &str) -> Option<u64> {
 fn no_bytes_break_a_promise() {
     let seed = number("HOLDFAST_FUZZ_SEED").unwrap_or(1);
     let inputs = number("HOLDFAST_FUZZ_INPUTS").unwrap_or(INPUTS);
-    let samples = samples();
+    let samples = samples(false);
     assert!(samples.len() >= 27, "the golden samples are there");
     std::thread::scope(|scope| {
         for (name, body) in bodies::BODIES {
+            let samples = &samples;
+            scope.spawn(move || run(name, body, seed, inputs, samples));
+        }
+    });
+}
+
+#[test]
+fn no_bytes_break_a_promise_of_domains() {
+    let seed = number("HOLDFAST_FUZZ_SEED").unwrap_or(1);
+    let inputs = number("HOLDFAST_FUZZ_INPUTS").unwrap_or(INPUTS / 10);
+    let samples = samples(true);
+    assert!(samples.len() >= 50, "the golden samples are there");
+    std::thread::scope(|scope| {
+        for (name, body) in bodies::vdsm::BODIES {
             let samples = &samples;
             scope.spawn(move || run(name, body, seed, inputs, samples));
         }
