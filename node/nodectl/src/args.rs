@@ -5,9 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::storage::args::{
-    DomainCommand, PoolCommand, SpmCommand, StorageCommand, TaskCommand, VolumeCommand,
-};
+use crate::storage::args::{DomainCommand, PoolCommand, SpmCommand, StorageCommand, TaskCommand};
+use crate::storage::volume_args::VolumeCommand;
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -3,6 +3,7 @@
 pub(crate) mod args;
 mod long;
 mod requests;
+pub(crate) mod volume_args;
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use control::storage::{Answer, Failure, Reply, Request};
 
 use self::args::{
     DomainCommand, DomainLeaseCommand, PoolCommand, SpmCommand, StorageCommand, TaskCommand,
-    VolumeCommand,
 };
+use self::volume_args::VolumeCommand;
 use crate::render;
 use crate::session::{Ending, Session};
 use crate::text::clean;

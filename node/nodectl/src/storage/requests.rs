@@ -9,7 +9,8 @@ use control::storage::request::{
     Class, CopyTarget, DomainRequest, NewDomain, NewPlace, NewVolume, VolumeRequest, WatchedDrive,
 };
 
-use super::args::{ConnectCommand, CopyArguments, DomainCommand, IscsiOrder, Long, VolumeCommand};
+use super::args::{ConnectCommand, DomainCommand, IscsiOrder, Long};
+use super::volume_args::{CopyArguments, VolumeCommand};
 use super::volume_name;
 use crate::args::Output;
 use crate::session::Session;

@@ -1,261 +1,317 @@
-//! Connections that are wanted: made, looked after, made again, and dropped when
-//! nobody wants them any more. What may hang is done by a worker of each.
+//! Connections that are wanted: [`Keeper`] decides, workers do what may hang, one
+//! process per connection.
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use control::storage::connection::Connection;
 use control::storage::report::ConnectionReport;
 use control::storage::{Answer, Failure, FailureKind};
-use smol::channel::{Sender, bounded};
+use smol::channel::{Receiver, Sender, bounded};
 
 use super::Daemon;
 use super::socket::done;
 use super::workers::Key;
+use crate::connect::plan::{Action, Keeper, Outcome};
+use crate::connect::{Connected, Health};
 use crate::job::Result;
 use crate::worker::work::Work;
 
-/// Longest time to make one: iSCSI logins over several portals, one after the
-/// other dead.
+/// Longest time to make or drop one: iSCSI logins over several portals, some dead.
 pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(120);
-/// How often one that is made is looked at.
-const LOOK: Duration = Duration::from_secs(60);
-/// Pauses between attempts.
-const RETRY_MIN: Duration = Duration::from_secs(2);
-const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Connections at once.
-const CONNECTIONS_MAX: usize = 128;
 
 /// Wanted by the configuration.
 pub(crate) const BY_CONFIGURATION: &str = "configuration";
 /// Wanted by a request.
 pub(crate) const BY_REQUEST: &str = "request";
 
-/// One connection.
-#[derive(Debug)]
-pub(crate) struct Kept {
-    pub(crate) connection: Connection,
-    pub(crate) users: BTreeSet<String>,
-    pub(crate) state: &'static str,
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) reason: Option<String>,
-    /// Dropped to end its keeper's pause; a message makes it look at once.
-    wake: Sender<()>,
+/// What somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// It can be used, or cannot.
+    Made,
+    /// It is gone, or stays.
+    Dropped,
 }
 
-impl Kept {
-    pub(crate) fn report(&self) -> ConnectionReport {
-        ConnectionReport {
-            id: self.connection.id(),
-            kind: self.connection.kind().to_owned(),
-            target: self.connection.target(),
-            state: self.state.to_owned(),
-            path: self.path.as_ref().map(|path| path.display().to_string()),
-            users: self.users.iter().cloned().collect(),
-            reason: self.reason.clone(),
+/// Those that wait for a connection, by its id.
+type Waiting = BTreeMap<String, Vec<(Until, Sender<Result<()>>)>>;
+
+/// Every connection, and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    keeper: RefCell<Keeper>,
+    waiting: RefCell<Waiting>,
+    wake: Sender<()>,
+    woken: Receiver<()>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        let (wake, woken) = bounded(1);
+        Self {
+            keeper: RefCell::default(),
+            waiting: RefCell::default(),
+            wake,
+            woken,
+        }
+    }
+}
+
+impl Connections {
+    /// What is kept.
+    pub(crate) fn kept(&self) -> std::cell::Ref<'_, Keeper> {
+        self.keeper.borrow()
+    }
+
+    /// The same, to take up what an earlier daemon left.
+    pub(crate) fn kept_mut(&self) -> std::cell::RefMut<'_, Keeper> {
+        self.keeper.borrow_mut()
+    }
+
+    fn act(&self) {
+        // Woken already is as good.
+        self.wake.try_send(()).ok();
+    }
+
+    fn wait(&self, id: &str, until: Until) -> Receiver<Result<()>> {
+        let (sender, receiver) = bounded(1);
+        let mut waiting = self.waiting.borrow_mut();
+        waiting
+            .entry(id.to_owned())
+            .or_default()
+            .push((until, sender));
+        receiver
+    }
+
+    /// Tells those who wait for it, when `outcome` is what they wait for.
+    fn tell(&self, id: &str, dropping: bool, outcome: &Outcome) {
+        let (until, told) = match outcome {
+            Outcome::Connected(_)
+            | Outcome::Checked(Health::Connected | Health::Degraded(_)) => (Until::Made, Ok(())),
+            // It is made again at once; that is waited for.
+            Outcome::Checked(Health::Broken(_) | Health::Absent) => return,
+            Outcome::Disconnected => (Until::Dropped, Ok(())),
+            Outcome::Failed(failure) if dropping => (Until::Dropped, Err(failure.clone())),
+            Outcome::Failed(failure) => (Until::Made, Err(failure.clone())),
+        };
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(waiters) = waiting.get_mut(id) else {
+            return;
+        };
+        waiters.retain(|(wanted, sender)| {
+            if *wanted == until {
+                // Whoever waited may have gone.
+                sender.try_send(told.clone()).ok();
+            }
+            *wanted != until
+        });
+        if waiters.is_empty() {
+            waiting.remove(id);
         }
     }
 }
 
 impl Daemon {
-    /// Adds a user of a connection, making it if need be.
-    pub(crate) fn keep(self: &Rc<Self>, connection: &Connection, user: &str) -> Result<String> {
-        let id = connection.id();
-        let mut connections = self.connections.borrow_mut();
-        if let Some(kept) = connections.get_mut(&id) {
-            if kept.connection != *connection {
-                // The same target with another password, for instance.
-                kept.connection = connection.clone();
-                kept.wake.try_send(()).ok();
-            }
-            kept.users.insert(user.to_owned());
-            return Ok(id);
-        }
-        if connections.len() >= CONNECTIONS_MAX {
-            return Err(Failure::new(
-                FailureKind::InUse,
-                format!("{CONNECTIONS_MAX} connections are kept already; disconnect one first"),
-            ));
-        }
-        let (wake, woken) = bounded(1);
-        connections.insert(
-            id.clone(),
-            Kept {
-                connection: connection.clone(),
-                users: BTreeSet::from([user.to_owned()]),
-                state: "connecting",
-                path: None,
-                reason: None,
-                wake,
-            },
-        );
-        let daemon = Rc::clone(self);
-        let kept = id.clone();
-        self.executor
-            .spawn(async move { daemon.look_after(&kept, woken).await })
-            .detach();
+    /// Adds a user of a connection, which is made if need be.
+    pub(crate) fn keep(&self, connection: &Connection, user: &str) -> Result<String> {
+        let id = self
+            .connections
+            .kept_mut()
+            .hold(connection.clone(), user)?;
+        self.connections.act();
         Ok(id)
     }
 
-    /// Makes a connection and looks after it until nobody wants it.
-    async fn look_after(self: &Rc<Self>, id: &str, woken: smol::channel::Receiver<()>) {
-        let key = Key::Connection(id.to_owned());
-        let mut retry = RETRY_MIN;
+    /// A domain begins or ends to be used by this host: what it lies on stays for
+    /// as long, whoever else lets go of it.
+    pub(crate) fn keep_for_domain(&self, connection: Option<&str>, domain: &str, used: bool) {
+        let Some(id) = connection else {
+            return;
+        };
+        let user = format!("domain {domain}");
+        {
+            let mut keeper = self.connections.kept_mut();
+            let Some(connection) = keeper.connection(id).cloned() else {
+                return;
+            };
+            let changed = if used {
+                keeper.hold(connection, &user).map(drop)
+            } else {
+                keeper.release(id, &user)
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+        self.remember();
+        self.connections.act();
+    }
+
+    /// Makes, looks after and drops connections, for ever.
+    pub(crate) async fn keep_connections(self: Rc<Self>) {
         loop {
-            let Some(connection) = self.wanted(id) else {
-                return;
+            let now = super::ms(self.started.elapsed());
+            let (actions, deadline) = {
+                let mut keeper = self.connections.kept_mut();
+                (keeper.actions(now), keeper.deadline())
             };
-            let work = Work::Connect { connection };
-            let outcome = self.workers.work(&key, work, CONNECT_DEADLINE).await;
-            let pause = match self.note(id, &outcome) {
-                Some(true) => {
-                    retry = RETRY_MIN;
-                    self.find_on(id).await;
-                    LOOK
+            for action in actions {
+                let daemon = Rc::clone(&self);
+                self.executor
+                    .spawn(async move { daemon.perform(action).await })
+                    .detach();
+            }
+            let due = async {
+                match deadline {
+                    Some(at) => {
+                        let rest = at.saturating_sub(now).max(1);
+                        smol::Timer::after(Duration::from_millis(rest)).await;
+                    }
+                    None => smol::future::pending().await,
                 }
-                Some(false) => {
-                    let pause = retry;
-                    retry = (retry * 2).min(RETRY_MAX);
-                    pause
-                }
-                None => return,
             };
-            self.changed();
-            let woke = async { woken.recv().await.is_ok() };
-            let rested = async {
-                smol::Timer::after(pause).await;
-                true
-            };
-            if !smol::future::or(woke, rested).await {
-                return;
-            }
+            smol::future::or(
+                async {
+                    self.connections.woken.recv().await.ok();
+                },
+                due,
+            )
+            .await;
         }
     }
 
-    fn wanted(&self, id: &str) -> Option<Connection> {
-        let connections = self.connections.borrow();
-        connections.get(id).map(|kept| kept.connection.clone())
+    async fn perform(self: Rc<Self>, action: Action) {
+        let id = action.id().to_owned();
+        let key = Key::Connection(id.clone());
+        let (work, looking, dropping) = match action {
+            Action::Connect { connection, .. } => (Work::Connect { connection }, false, false),
+            Action::Check { connection, .. } => (Work::LookAt { connection }, true, false),
+            Action::Disconnect {
+                connection,
+                still_wanted: others,
+                ..
+            } => (Work::Disconnect { connection, others }, false, true),
+        };
+        let answer = self.workers.work(&key, work, CONNECT_DEADLINE).await;
+        let outcome = outcome(answer, looking, dropping);
+        let before = self.connections.kept().report(&id);
+        let now = super::ms(self.started.elapsed());
+        self.connections
+            .kept_mut()
+            .done(now, &id, outcome.clone());
+        let after = self.connections.kept().report(&id);
+        log(before.as_ref(), after.as_ref());
+        if outcome == Outcome::Disconnected {
+            self.forget_domains_of(&id);
+            self.workers.stop(&key, false);
+            self.remember();
+        } else if !dropping && self.connections.kept().is_connected(&id) {
+            self.find_on(&id).await;
+        }
+        self.connections.tell(&id, dropping, &outcome);
+        self.changed();
+        self.connections.act();
     }
 
-    /// Notes what came of an attempt; whether it is connected.
-    fn note(&self, id: &str, outcome: &Result<Answer>) -> Option<bool> {
-        let mut connections = self.connections.borrow_mut();
-        let kept = connections.get_mut(id)?;
-        let before = (kept.state, kept.reason.clone());
-        match outcome {
-            Ok(Answer::Connection(report)) => {
-                kept.state = "connected";
-                kept.path = report.path.as_ref().map(PathBuf::from);
-                kept.reason.clone_from(&report.reason);
-            }
-            Ok(_) => {
-                kept.state = "connected";
-                kept.reason = None;
-            }
-            Err(failure) => {
-                kept.state = if kept.state == "connected" || kept.state == "broken" {
-                    "broken"
-                } else {
-                    "connecting"
-                };
-                kept.reason = Some(failure.message.clone());
-            }
-        }
-        if before != (kept.state, kept.reason.clone()) {
-            match &kept.reason {
-                Some(reason) => tracing::warn!("{id}: {}: {reason}", kept.state),
-                None => tracing::info!("{id}: {}", kept.state),
-            }
-        }
-        Some(kept.state == "connected")
-    }
-
-    /// Makes a connection now, and keeps it if that works or may work later.
+    /// Makes a connection now, and keeps it if that works.
     pub(crate) async fn connect(self: &Rc<Self>, connection: &Connection) -> Result<Answer> {
         let id = connection.id();
-        let new = !self.connections.borrow().contains_key(&id);
-        let key = Key::Connection(id.clone());
-        let work = Work::Connect {
-            connection: connection.clone(),
-        };
-        let outcome = self.workers.work(&key, work, CONNECT_DEADLINE).await;
-        if let Err(failure) = &outcome
-            && new
-        {
-            // What was mistyped would be tried for ever.
-            return Err(failure.clone());
-        }
+        let new = self.connections.kept().connection(&id).is_none();
+        let made = self.connections.wait(&id, Until::Made);
         self.keep(connection, BY_REQUEST)?;
-        self.note(&id, &outcome);
-        self.find_on(&id).await;
-        self.changed();
+        self.connections.kept_mut().hurry(&id);
+        self.connections.act();
         self.remember();
-        outcome?;
-        let connections = self.connections.borrow();
-        let kept = connections.get(&id).ok_or_else(|| unknown(&id))?;
-        Ok(Answer::Connection(kept.report()))
+        let outcome = made.recv().await.unwrap_or_else(|_| Err(unknown(&id)));
+        if let Err(failure) = outcome {
+            if new {
+                // What was mistyped would be tried for ever; what was made in part goes.
+                self.connections.kept_mut().release(&id, BY_REQUEST).ok();
+                self.connections.act();
+                self.remember();
+            }
+            return Err(failure);
+        }
+        let report = self.connections.kept().report(&id);
+        report.map(Answer::Connection).ok_or_else(|| unknown(&id))
     }
 
-    /// Drops a connection.
+    /// Lets go of a connection. While domains of this host are on it, it stays.
     pub(crate) async fn disconnect(self: &Rc<Self>, id: &str) -> Result<Answer> {
-        let connection = {
-            let connections = self.connections.borrow();
-            let kept = connections.get(id).ok_or_else(|| unknown(id))?;
-            if kept.users.contains(BY_CONFIGURATION) {
-                return Err(Failure::new(
-                    FailureKind::InUse,
-                    format!("{id}: the configuration wants it; take it out there"),
-                ));
-            }
-            kept.connection.clone()
-        };
-        let used: Vec<String> = self
-            .domains
-            .borrow()
-            .values()
-            .filter(|known| known.report.connection.as_deref() == Some(id) && known.is_used())
-            .map(|known| known.report.id.clone())
-            .collect();
-        if let Some(domain) = used.first() {
+        let users = self.connections.kept().users(id);
+        if self.connections.kept().connection(id).is_none() {
+            return Err(unknown(id));
+        }
+        if users.iter().any(|user| user == BY_CONFIGURATION) {
             return Err(Failure::new(
                 FailureKind::InUse,
-                format!(
-                    "{id}: domain {domain} of this host's pool is on it; deactivate and detach it, or disconnect the pool first"
-                ),
+                format!("{id}: the configuration wants it; take it out there"),
             ));
         }
-        if let Some(kept) = self.connections.borrow_mut().get_mut(id) {
-            kept.state = "disconnecting";
+        // Without this user it is being dropped already, or kept by domains alone.
+        self.connections.kept_mut().release(id, BY_REQUEST).ok();
+        self.remember();
+        let left = self.connections.kept().users(id);
+        if !left.is_empty() {
+            return Ok(done(format!(
+                "{id} stays until {} of this host's pool has left it",
+                left.join(", ")
+            )));
         }
-        let key = Key::Connection(id.to_owned());
-        let others = {
-            let connections = self.connections.borrow();
-            connections
-                .iter()
-                .filter(|(other, _)| *other != id)
-                .map(|(_, kept)| kept.connection.clone())
-                .collect()
-        };
-        let work = Work::Disconnect { connection, others };
-        let outcome = self.workers.work(&key, work, CONNECT_DEADLINE).await;
-        match outcome {
-            Ok(_) => {
-                self.connections.borrow_mut().remove(id);
-                self.forget_domains_of(id);
-                self.workers.stop(&key, false);
-                self.remember();
-                Ok(done(format!("{id} is disconnected")))
-            }
-            Err(failure) => {
-                if let Some(kept) = self.connections.borrow_mut().get_mut(id) {
-                    kept.state = "broken";
-                    kept.reason = Some(failure.message.clone());
-                }
+        let gone = self.connections.wait(id, Until::Dropped);
+        self.connections.kept_mut().hurry(id);
+        self.connections.act();
+        match gone.recv().await.unwrap_or_else(|_| Err(unknown(id))) {
+            Ok(()) => Ok(done(format!("{id} is disconnected"))),
+            Err(mut failure) => {
+                failure.message += "; it is tried again until it works";
                 Err(failure)
             }
         }
+    }
+}
+
+/// What an answer says of a connection.
+fn outcome(answer: Result<Answer>, looking: bool, dropping: bool) -> Outcome {
+    let report = match answer {
+        Err(failure) => return Outcome::Failed(failure),
+        Ok(_) if dropping => return Outcome::Disconnected,
+        Ok(Answer::Connection(report)) => report,
+        Ok(_) => ConnectionReport::default(),
+    };
+    let reason = report.reason;
+    if looking {
+        let said = reason.unwrap_or_default();
+        return Outcome::Checked(match report.state.as_str() {
+            "degraded" => Health::Degraded(said),
+            "broken" => Health::Broken(said),
+            "absent" => Health::Absent,
+            _ => Health::Connected,
+        });
+    }
+    Outcome::Connected(Connected {
+        path: report.path.map(Into::into),
+        warnings: reason.into_iter().collect(),
+    })
+}
+
+/// Tells what has changed of a connection.
+fn log(before: Option<&ConnectionReport>, after: Option<&ConnectionReport>) {
+    let Some(after) = after else {
+        return;
+    };
+    let same = |before: &ConnectionReport| {
+        before.reason == after.reason && (before.state == after.state)
+    };
+    if before.is_some_and(same) {
+        return;
+    }
+    match &after.reason {
+        Some(reason) => tracing::warn!("{}: {}: {reason}", after.id, after.state),
+        None => tracing::info!("{}: {}", after.id, after.state),
     }
 }
 

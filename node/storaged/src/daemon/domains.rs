@@ -54,15 +54,16 @@ impl Daemon {
     /// Looks for domains on a connection.
     pub(crate) async fn find_on(self: &Rc<Self>, id: &str) {
         let found = {
-            let connections = self.connections.borrow();
-            let Some(kept) = connections.get(id) else {
+            let connections = self.connections.kept();
+            let Some(connection) = connections.connection(id) else {
                 return;
             };
-            if kept.connection.is_block() {
+            if connection.is_block() {
                 None
             } else {
-                let local = matches!(kept.connection, Connection::Local { .. });
-                kept.path.clone().map(|path| (path, local))
+                let local = matches!(connection, Connection::Local { .. });
+                let path = connections.path(id);
+                path.map(|path| (path.to_owned(), local))
             }
         };
         let outcome = match &found {
@@ -207,7 +208,7 @@ impl Daemon {
 
     /// Begins to watch a domain of the pool.
     pub(crate) fn watch(self: &Rc<Self>, id: &str) {
-        let watched = {
+        let (watched, connection) = {
             let domains = self.domains.borrow();
             let Some(known) = domains.get(id) else {
                 return;
@@ -215,8 +216,9 @@ impl Daemon {
             if known.watched.replace(true) {
                 return;
             }
-            Rc::clone(&known.watched)
+            (Rc::clone(&known.watched), known.report.connection.clone())
         };
+        self.keep_for_domain(connection.as_deref(), id, true);
         let daemon = Rc::clone(self);
         let id = id.to_owned();
         self.executor
@@ -226,7 +228,7 @@ impl Daemon {
 
     /// Ends it and leaves the domain's lockspace.
     pub(crate) async fn unwatch(self: &Rc<Self>, id: &str) -> Result<()> {
-        let place = {
+        let (place, connection) = {
             let mut domains = self.domains.borrow_mut();
             let Some(known) = domains.get_mut(id) else {
                 return Ok(());
@@ -237,12 +239,13 @@ impl Daemon {
             // A later watch must not revive the monitor that is ending.
             known.watched = Rc::default();
             known.report.host_id = String::new();
-            known.place.clone()
+            (known.place.clone(), known.report.connection.clone())
         };
         let work = Work::LeaveHostId { place };
         let key = Key::Monitor(id.to_owned());
-        self.workers.work(&key, work, JOIN_DEADLINE).await?;
-        Ok(())
+        let left = self.workers.work(&key, work, JOIN_DEADLINE).await;
+        self.keep_for_domain(connection.as_deref(), id, false);
+        left.map(drop)
     }
 
     async fn monitor(self: &Rc<Self>, id: &str, watched: &Cell<bool>) {

@@ -19,6 +19,7 @@ mod requests;
 mod socket;
 mod state;
 mod tasks;
+mod watches;
 mod workers;
 
 use std::cell::RefCell;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use control::config::Storage;
+use control::storage::request::WatchedDrive;
 use control::storage::{Failure, FailureKind};
 use linux::process::{Notice, Signals};
 use smol::channel::{Receiver, Sender, bounded, unbounded};
@@ -35,10 +37,11 @@ use smol::{Async, LocalExecutor};
 
 pub use options::{Options, USAGE};
 
-use self::connections::{BY_CONFIGURATION, Kept};
+use self::connections::{BY_CONFIGURATION, Connections};
 use self::domains::Known;
 use self::pool::{Pool, Role, Wanted};
 use self::tasks::Tasks;
+use self::watches::Watched;
 use self::workers::{Event, Workers};
 use crate::worker::work::Settings;
 
@@ -51,7 +54,7 @@ pub(crate) struct Daemon {
     options: Options,
     config: RefCell<Storage>,
     workers: Rc<Workers>,
-    connections: RefCell<BTreeMap<String, Kept>>,
+    connections: Connections,
     domains: RefCell<BTreeMap<String, Known>>,
     wanted: RefCell<Option<Wanted>>,
     pool: RefCell<Option<Pool>>,
@@ -59,6 +62,10 @@ pub(crate) struct Daemon {
     pool_reason: RefCell<Option<String>>,
     role: RefCell<Role>,
     tasks: Tasks,
+    /// Guests, by their QMP sockets.
+    watches: RefCell<BTreeMap<String, Watched>>,
+    /// Guests of an earlier daemon whose domains are not there yet.
+    unwatched: RefCell<Vec<(String, Vec<WatchedDrive>)>>,
     /// Counts clients by its references.
     clients: Rc<()>,
     started: Instant,
@@ -182,13 +189,15 @@ async fn main(
         workers: Workers::new(Rc::clone(&executor), settings, tell),
         executor: Rc::clone(&executor),
         config: RefCell::new(config),
-        connections: RefCell::default(),
+        connections: Connections::default(),
         domains: RefCell::default(),
         wanted: RefCell::new(wanted),
         pool: RefCell::default(),
         pool_reason: RefCell::default(),
         role: RefCell::default(),
         tasks: Tasks::default(),
+        watches: RefCell::default(),
+        unwatched: RefCell::default(),
         clients: Rc::default(),
         started: Instant::now(),
         wake,
@@ -202,6 +211,10 @@ async fn main(
         }
     }
     daemon.recall();
+    daemon.remember();
+    executor
+        .spawn(Rc::clone(&daemon).keep_connections())
+        .detach();
     executor
         .spawn(socket::accept(Rc::clone(&daemon), listener))
         .detach();
@@ -229,7 +242,11 @@ async fn main(
 fn prepare(options: &Options) {
     let places = crate::worker::dispatch::places(options.root.as_deref());
     let config = &options.config;
-    let io_timeout_s = if config.io_timeout_s == 0 { 10 } else { config.io_timeout_s };
+    let io_timeout_s = if config.io_timeout_s == 0 {
+        10
+    } else {
+        config.io_timeout_s
+    };
     let prepared = crate::connect::prepare(
         &places,
         io_timeout_s,

@@ -17,6 +17,8 @@ use crate::worker::work::{Place, PoolContext, Work};
 
 /// Reading a master and making links.
 const POOL_DEADLINE: Duration = Duration::from_secs(60);
+/// Between two readings of which domains it has.
+const POOL_REFRESH: Duration = Duration::from_secs(60);
 /// Between two looks at who has the role.
 const SPM_LOOK: Duration = Duration::from_secs(20);
 /// Between two attempts of an automatic start.
@@ -67,21 +69,51 @@ impl Role {
 impl Daemon {
     /// Keeps this host in the pool it wants to be in; runs for ever.
     pub(crate) async fn keep_pool(self: Rc<Self>) {
+        let mut refreshed = Instant::now();
         loop {
             let wanted = self.wanted.borrow().clone();
             if let Some(wanted) = wanted {
                 let connected = self.pool.borrow().is_some();
-                if connected {
-                    self.look_at_pool().await;
-                } else if let Err(failure) = self.connect_pool(&wanted).await {
-                    let before = self.pool_reason.replace(Some(failure.message.clone()));
-                    if before.as_ref() != Some(&failure.message) {
+                if !connected {
+                    self.try_pool(&wanted).await;
+                } else if self.has_another_master() || refreshed.elapsed() >= POOL_REFRESH {
+                    refreshed = Instant::now();
+                    if let Err(failure) = self.refresh_pool().await {
                         tracing::warn!("pool {}: {failure}", wanted.pool);
                     }
+                } else {
+                    self.look_at_pool().await;
                 }
             }
             self.rest(Duration::from_secs(5)).await;
         }
+    }
+
+    async fn try_pool(self: &Rc<Self>, wanted: &Wanted) {
+        let Err(failure) = self.connect_pool(wanted).await else {
+            return;
+        };
+        // Until every connection has been tried there is nothing to complain of.
+        let trying = {
+            let connections = self.connections.kept();
+            let mut ids = connections.connections().map(|(id, _)| id);
+            ids.any(|id| connections.is_untried(id))
+        };
+        let before = self.pool_reason.replace(Some(failure.message.clone()));
+        if !trying && before.as_ref() != Some(&failure.message) {
+            tracing::warn!("pool {}: {failure}", wanted.pool);
+        }
+    }
+
+    /// Whether the master this host knows has ceased to be it.
+    fn has_another_master(&self) -> bool {
+        let pool = self.pool.borrow();
+        let domains = self.domains.borrow();
+        pool.as_ref()
+            .and_then(|pool| domains.get(&pool.context.master.domain))
+            .is_some_and(|known| {
+                !known.report.role.is_empty() && !known.report.role.eq_ignore_ascii_case("master")
+            })
     }
 
     /// The master among the domains that are known: the one that says so with
@@ -182,9 +214,10 @@ impl Daemon {
             Manager::Domain => "domain",
         }
         .to_owned();
-        let ids: Vec<String> = report
+        let active: Vec<String> = report
             .domains
             .iter()
+            .filter(|domain| domain.status == "active")
             .map(|domain| domain.id.clone())
             .collect();
         *self.pool.borrow_mut() = Some(Pool {
@@ -197,11 +230,34 @@ impl Daemon {
             self.place_state(&mut seen);
             known.report = seen;
         }
-        for id in ids {
-            self.watch(&id);
-        }
+        self.watch_only(&active);
         self.changed();
         Ok(report)
+    }
+
+    /// Watches these domains and no others.
+    fn watch_only(self: &Rc<Self>, active: &[String]) {
+        for id in active {
+            self.watch(id);
+        }
+        let others: Vec<String> = {
+            let domains = self.domains.borrow();
+            domains
+                .values()
+                .filter(|known| known.is_used() && !active.contains(&known.report.id))
+                .map(|known| known.report.id.clone())
+                .collect()
+        };
+        for id in others {
+            let daemon = Rc::clone(self);
+            self.executor
+                .spawn(async move {
+                    if let Err(failure) = daemon.unwatch(&id).await {
+                        tracing::warn!("domain {id}: leaving its lockspace: {failure}");
+                    }
+                })
+                .detach();
+        }
     }
 
     /// Reads the pool again from its master.
@@ -210,7 +266,14 @@ impl Daemon {
         let Some(wanted) = wanted else {
             return self.pool_context().map(|_| PoolReport::default());
         };
-        self.connect_pool(&wanted).await
+        match self.connect_pool(&wanted).await {
+            Err(failure) if failure.kind == FailureKind::WrongState => {
+                // Another host has moved the master: look what domains say now.
+                self.find_everywhere().await;
+                self.connect_pool(&wanted).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Looks who has the role, and takes it if that is this host's job.
@@ -227,7 +290,11 @@ impl Daemon {
                 .values()
                 .filter(|known| !known.is_used())
                 .filter(|known| {
-                    listed.is_some_and(|listed| listed.iter().any(|one| one.id == known.report.id))
+                    listed.is_some_and(|listed| {
+                        listed
+                            .iter()
+                            .any(|one| one.id == known.report.id && one.status == "active")
+                    })
                 })
                 .map(|known| known.report.id.clone())
                 .collect()
@@ -235,6 +302,7 @@ impl Daemon {
         for id in missing {
             self.watch(&id);
         }
+        self.watch_again();
         if context.manager == Manager::Domain {
             self.role.borrow_mut().report.state = "none".to_owned();
             return;

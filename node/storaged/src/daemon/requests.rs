@@ -1,17 +1,19 @@
 //! What each request needs: who does it, within what time, as a task or not.
 
+mod checks;
+mod domains;
+
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use control::storage::connection::Connection;
 use control::storage::report::StorageReport;
-use control::storage::request::{
-    DomainRequest, LeaseRequest, NewDomain, NewPlace, PoolRequest, VolumeRequest,
-};
+use control::storage::request::{LeaseRequest, PoolRequest, VolumeRequest};
 use control::storage::{Answer, Failure, FailureKind, Reply, Request};
-use disk_format::vdsm::uuid::{DomainId, ImageId, LeaseId, PoolId, VolumeId};
+use disk_format::vdsm::uuid::{LeaseId, PoolId};
 
+use self::checks::{bad, check_text, check_volume_request, not_uuid};
 use super::Daemon;
 use super::connections::{self, CONNECT_DEADLINE};
 use super::pool::Wanted;
@@ -19,7 +21,7 @@ use super::socket::done;
 use super::tasks::{After, nothing};
 use super::workers::Key;
 use crate::job::Result;
-use crate::worker::work::{Place, PoolContext, Work};
+use crate::worker::work::{Carrier, Place, PoolContext, Work};
 
 /// Reading a domain.
 const READ_DEADLINE: Duration = Duration::from_secs(60);
@@ -27,10 +29,6 @@ const READ_DEADLINE: Duration = Duration::from_secs(60);
 const SCAN_DEADLINE: Duration = Duration::from_secs(90);
 /// A change of metadata that is short.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(120);
-/// Longest text people may give.
-const TEXT_BYTES_MAX: usize = 1024;
-/// Most LUNs of one request.
-const LUNS_MAX: usize = 64;
 
 impl Daemon {
     /// Answers a request.
@@ -72,19 +70,19 @@ impl Daemon {
             pid: std::process::id(),
             uptime_ms: super::ms(self.started.elapsed()),
             resident_kib: resident_kib(),
-            connections: self
-                .connections
-                .borrow()
-                .values()
-                .map(connections::Kept::report)
-                .collect(),
+            connections: self.connections.kept().reports(),
             domains: self.domain_reports(),
             spm: pool.as_ref().map(|_| self.role.borrow().report()),
             pool,
             tasks_running: self.tasks.running(),
             workers,
             leftovers,
-            watches: Vec::new(),
+            watches: self
+                .watches
+                .borrow()
+                .values()
+                .map(super::watches::Watched::report)
+                .collect(),
         }
     }
 
@@ -105,9 +103,9 @@ impl Daemon {
         let mut failures = Vec::new();
         let block = self
             .connections
-            .borrow()
-            .values()
-            .any(|kept| kept.connection.is_block());
+            .kept()
+            .connections()
+            .any(|(_, connection)| connection.is_block());
         if block {
             if let Err(failure) = self.scan(Work::Rescan).await {
                 failures.push(failure.message);
@@ -116,17 +114,7 @@ impl Daemon {
                 failures.push(failure.message);
             }
         }
-        let ids: Vec<String> = {
-            let connections = self.connections.borrow();
-            connections
-                .iter()
-                .filter(|(_, kept)| !kept.connection.is_block() && kept.path.is_some())
-                .map(|(id, _)| id.clone())
-                .collect()
-        };
-        for id in ids {
-            self.find_on(&id).await;
-        }
+        self.find_files().await;
         self.changed();
         if failures.is_empty() {
             let count = self.domains.borrow().len();
@@ -137,330 +125,31 @@ impl Daemon {
         Err(Failure::new(FailureKind::Failed, failures.join("; ")))
     }
 
-    async fn answer_domain(self: &Rc<Self>, request: DomainRequest) -> Result<Reply> {
-        match request {
-            DomainRequest::Create(new) => self.create_domain(new),
-            DomainRequest::List => Ok(reply(Answer::Domains(self.domain_reports()))),
-            DomainRequest::Show { domain } => {
-                let place = self.place(&domain)?;
-                let key = Key::Domain(place.domain.clone());
-                let work = Work::Look {
-                    place: place.clone(),
-                };
-                let answer = self.workers.work(&key, work, READ_DEADLINE).await?;
-                let Answer::Domain(mut seen) = answer else {
-                    return Ok(reply(answer));
-                };
-                self.place_state(&mut seen);
-                if let Some(known) = self.domains.borrow().get(&place.domain) {
-                    let watched = known.report();
-                    seen.connection = seen.connection.or(watched.connection);
-                    seen.host_id = watched.host_id;
-                    seen.last_check_age_ms = watched.last_check_age_ms;
-                    seen.read_delay_us = seen.read_delay_us.or(watched.read_delay_us);
-                    seen.valid = seen.valid.or(watched.valid);
-                }
-                Ok(reply(Answer::Domain(seen)))
-            }
-            DomainRequest::Attach { domain } => {
-                let place = self.place(&domain)?;
-                let pool = self.pool_context()?;
-                let key = self.writer(&pool.master)?;
-                let work = Work::Attach {
-                    pool,
-                    place: place.clone(),
-                };
-                Ok(self.change_domain("attach domain", &place, key, work))
-            }
-            DomainRequest::Detach { domain, force } => {
-                let place = self.place(&domain)?;
-                let (pool, key) = self.pool_and_writer(&place, force)?;
-                let work = Work::Detach {
-                    pool,
-                    place: place.clone(),
-                    force,
-                };
-                Ok(self.change_domain("detach domain", &place, key, work))
-            }
-            DomainRequest::Activate { domain } => self.set_status(&domain, true),
-            DomainRequest::Deactivate { domain } => self.set_status(&domain, false),
-            DomainRequest::MigrateMaster { domain } => {
-                let target = self.place(&domain)?;
-                let pool = self.pool_context()?;
-                let key = self.writer(&pool.master)?;
-                let work = Work::MigrateMaster {
-                    pool,
-                    target: target.clone(),
-                };
-                Ok(self.change_domain("migrate master", &target, key, work))
-            }
-            DomainRequest::Reconstruct { domain } => self.reconstruct(&domain),
-            DomainRequest::Upgrade { domain, version } => {
-                let place = self.place(&domain)?;
-                let key = self.writer(&place)?;
-                let work = Work::Upgrade {
-                    place: place.clone(),
-                    version,
-                };
-                Ok(self.change_domain("upgrade domain", &place, key, work))
-            }
-            DomainRequest::Extend {
-                domain,
-                luns,
-                force,
-            } => {
-                check_luns(&luns)?;
-                let place = self.place(&domain)?;
-                let key = self.writer(&place)?;
-                let work = Work::ExtendDomain {
-                    place: place.clone(),
-                    luns,
-                    force,
-                };
-                Ok(self.change_domain("extend domain", &place, key, work))
-            }
-            DomainRequest::Grow { domain, lun } => {
-                let place = self.place(&domain)?;
-                let key = self.writer(&place)?;
-                let work = Work::Grow {
-                    place: place.clone(),
-                    lun,
-                };
-                Ok(self.change_domain("grow domain", &place, key, work))
-            }
-            DomainRequest::Reduce { domain, lun } => {
-                let place = self.place(&domain)?;
-                let key = self.writer(&place)?;
-                let work = Work::Reduce {
-                    place: place.clone(),
-                    lun,
-                };
-                Ok(self.change_domain("reduce domain", &place, key, work))
-            }
-            DomainRequest::Remove { domain } => self.remove_domain(&domain),
-        }
-    }
-
-    fn set_status(self: &Rc<Self>, domain: &str, active: bool) -> Result<Reply> {
-        let place = self.place(domain)?;
-        let pool = self.pool_context()?;
-        let key = self.writer(&pool.master)?;
-        let what = if active {
-            "activate domain"
-        } else {
-            "deactivate domain"
-        };
-        let work = Work::SetStatus {
-            pool,
-            place: place.clone(),
-            active,
-        };
-        Ok(self.change_domain(what, &place, key, work))
-    }
-
-    fn pool_and_writer(&self, place: &Place, force: bool) -> Result<(PoolContext, Key)> {
-        match self.pool_context() {
-            Ok(pool) => {
-                let key = self.writer(&pool.master)?;
-                Ok((pool, key))
-            }
-            // Without the pool nobody holds a role: the domain's own lease is taken.
-            Err(_) if force => {
-                let pool = self
-                    .domains
-                    .borrow()
-                    .get(&place.domain)
-                    .and_then(|known| known.report.pool.clone());
-                let config = self.config.borrow();
-                let context = PoolContext {
-                    pool: pool.unwrap_or_default(),
-                    name: String::new(),
-                    host_id: config.host_id.max(1),
-                    master: place.clone(),
-                    master_version: None,
-                    manager: config.manager,
-                    domains: vec![place.clone()],
-                };
-                Ok((context, Key::Writer(Some(place.domain.clone()))))
-            }
-            Err(failure) => Err(failure),
-        }
-    }
-
-    /// A change after which the pool and the domain are read again.
-    fn change_domain(self: &Rc<Self>, what: &str, place: &Place, key: Key, work: Work) -> Reply {
-        let after = after_change(place.domain.clone());
-        self.start_task(what, Some(place.domain.clone()), Some(key), work, after)
-    }
-
-    /// Reads a domain and the pool again.
-    async fn look_again(self: &Rc<Self>, domain: &str) {
-        let connection = {
-            let domains = self.domains.borrow();
-            domains
-                .get(domain)
-                .and_then(|known| known.report.connection.clone())
-        };
-        match connection {
-            Some(id) => self.find_on(&id).await,
-            None => {
-                if let Err(failure) = self.find_block(None).await {
-                    tracing::warn!("looking for domains: {failure}");
-                }
-            }
-        }
-        if self.pool.borrow().is_some()
-            && let Err(failure) = self.refresh_pool().await
-        {
-            tracing::warn!("pool: {failure}");
-        }
-    }
-
-    fn create_domain(self: &Rc<Self>, mut new: NewDomain) -> Result<Reply> {
-        check_text("name", &new.name)?;
-        if new.name.is_empty() {
-            return Err(bad("name: is empty"));
-        }
-        let id = match &new.id {
-            Some(id) => id
-                .parse::<DomainId>()
-                .map_err(|_| not_uuid("domain", id))?
-                .to_string(),
-            None => super::random_uuid()?,
-        };
-        if self.domains.borrow().contains_key(&id) {
-            return Err(Failure::new(
-                FailureKind::Exists,
-                format!("domain {id}: exists already"),
-            ));
-        }
-        new.id = Some(id.clone());
-        let (mount, local, connection) = match &new.place {
-            NewPlace::Block { luns } => {
-                check_luns(luns)?;
-                let connections = self.connections.borrow();
-                let iscsi = connections
-                    .values()
-                    .map(|kept| &kept.connection)
-                    .find(|connection| matches!(connection, Connection::Iscsi { .. }));
-                (None, false, iscsi.cloned())
-            }
-            NewPlace::File { connection } => {
-                let connections = self.connections.borrow();
-                let kept = connections
-                    .get(connection)
-                    .ok_or_else(|| connections::unknown(connection))?;
-                let path = kept.path.clone().ok_or_else(|| {
-                    Failure::new(
-                        FailureKind::WrongState,
-                        format!(
-                            "{connection}: {} ({}); a domain of files needs one that is mounted",
-                            kept.state,
-                            kept.reason.as_deref().unwrap_or("it has no directory")
-                        ),
-                    )
-                })?;
-                let local = matches!(kept.connection, Connection::Local { .. });
-                (Some(path), local, Some(kept.connection.clone()))
-            }
-        };
-        let found_on = connection.as_ref().map(Connection::id);
-        let work = Work::Create {
-            new,
-            mount,
-            local,
-            connection,
-        };
-        let after: After = Box::new(move |daemon, _| {
-            Box::pin(async move {
-                if let Some(id) = found_on {
-                    daemon.find_on(&id).await;
-                }
-            })
-        });
-        Ok(self.start_task("create domain", Some(id), None, work, after))
-    }
-
-    fn remove_domain(self: &Rc<Self>, domain: &str) -> Result<Reply> {
-        let place = self.place(domain)?;
-        let used = {
-            let domains = self.domains.borrow();
-            domains
-                .get(&place.domain)
-                .and_then(|known| known.report.pool.clone())
-        };
-        if let Some(pool) = used {
-            return Err(Failure::new(
-                FailureKind::InUse,
-                format!(
-                    "domain {}: attached to pool {pool}; detach it first",
-                    place.domain
-                ),
-            ));
-        }
-        let work = Work::RemoveDomain {
-            place: place.clone(),
-        };
-        let id = place.domain.clone();
-        let after: After = Box::new(move |daemon, outcome| {
-            if outcome.is_ok() {
-                daemon.domains.borrow_mut().remove(&id);
-            }
-            nothing()
-        });
-        Ok(self.start_task("remove domain", Some(place.domain), None, work, after))
-    }
-
-    fn reconstruct(self: &Rc<Self>, domain: &str) -> Result<Reply> {
-        let place = self.place(domain)?;
-        if self.role.borrow().here {
-            return Err(Failure::new(
-                FailureKind::WrongState,
-                "this host is the pool's manager: `domain migrate-master` while the old master can be read, else `spm stop` first",
-            ));
-        }
-        let wanted = self.wanted.borrow().clone().ok_or_else(|| {
-            Failure::new(
-                FailureKind::WrongState,
-                "this host is in no pool: its configuration must name the pool whose master is to be made anew",
-            )
-        })?;
-        let config_manager = self.config.borrow().manager;
-        let domains = {
-            let domains = self.domains.borrow();
-            domains
-                .values()
-                .filter(|known| known.report.pool.as_deref() == Some(&wanted.pool))
-                .map(|known| known.place.clone())
+    /// Looks for domains on every file system that is connected.
+    async fn find_files(self: &Rc<Self>) {
+        let ids: Vec<String> = {
+            let kept = self.connections.kept();
+            kept.connections()
+                .filter(|(id, _)| kept.path(id).is_some())
+                .map(|(id, _)| id.to_owned())
                 .collect()
         };
-        let pool = PoolContext {
-            pool: wanted.pool.clone(),
-            name: String::new(),
-            host_id: wanted.host_id,
-            master: place.clone(),
-            master_version: None,
-            manager: config_manager,
-            domains,
-        };
-        let id = place.domain.clone();
-        let after: After = Box::new(move |daemon, outcome| {
-            if outcome.is_ok() {
-                *daemon.pool.borrow_mut() = None;
-                if let Some(wanted) = daemon.wanted.borrow_mut().as_mut() {
-                    wanted.master = wanted.master.as_ref().map(|_| id.clone());
-                }
-            }
-            Box::pin(async move { daemon.look_again(&id).await })
-        });
-        let key = Key::Writer(Some(place.domain.clone()));
-        Ok(self.start_task(
-            "reconstruct master",
-            Some(place.domain),
-            Some(key),
-            Work::Reconstruct { pool },
-            after,
-        ))
+        for id in ids {
+            self.find_on(&id).await;
+        }
+    }
+
+    /// Looks for domains on all that is connected.
+    pub(crate) async fn find_everywhere(self: &Rc<Self>) {
+        self.find_files().await;
+        let block = self
+            .connections
+            .kept()
+            .connections()
+            .any(|(_, connection)| connection.is_block());
+        if block && let Err(failure) = self.find_block(None).await {
+            tracing::warn!("looking for domains: {failure}");
+        }
     }
 
     async fn answer_volume(self: &Rc<Self>, mut request: VolumeRequest) -> Result<Reply> {
@@ -482,13 +171,21 @@ impl Daemon {
             VolumeRequest::Copy { source, target } | VolumeRequest::Template { source, target } => {
                 (source.domain.clone(), Some(target.domain.clone()))
             }
-            VolumeRequest::Watch { .. } | VolumeRequest::Unwatch { .. } => {
-                return Err(Failure::new(
-                    FailureKind::Unsupported,
-                    "watching drives: not in this version",
-                ));
+            VolumeRequest::Watch { qmp, drives } => {
+                return self.watch_guest(qmp, drives.clone()).map(reply);
             }
+            VolumeRequest::Unwatch { qmp } => return self.unwatch_guest(qmp).map(reply),
         };
+        // Only more room, on LUNs: any host of the pool may ask for that.
+        if let VolumeRequest::Extend {
+            volume,
+            capacity_bytes: None,
+            size_bytes: Some(size),
+        } = &request
+            && self.place(&name)?.carrier == Carrier::Block
+        {
+            return self.extend(volume, *size).await.map(reply);
+        }
         let place = self.place(&name)?;
         let target = target.map(|name| self.place(&name)).transpose()?;
         let reads = matches!(
@@ -683,170 +380,8 @@ impl Daemon {
     }
 }
 
-fn after_change(domain: String) -> After {
-    Box::new(move |daemon, _| Box::pin(async move { daemon.look_again(&domain).await }))
-}
-
 fn reply(answer: Answer) -> Reply {
     Reply::Answer(Box::new(answer))
-}
-
-fn bad(message: impl Into<String>) -> Failure {
-    Failure::new(FailureKind::BadRequest, message)
-}
-
-fn not_uuid(what: &str, text: &str) -> Failure {
-    let shown: String = text.chars().take(60).collect();
-    bad(format!(
-        "{what} {shown:?}: must be a UUID in lower case, 8-4-4-4-12 digits"
-    ))
-}
-
-fn check_text(what: &str, text: &str) -> Result<()> {
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(bad(format!(
-            "{what}: {} bytes, longest allowed is {TEXT_BYTES_MAX}",
-            text.len()
-        )));
-    }
-    if text.chars().any(char::is_control) {
-        return Err(bad(format!("{what}: has control characters")));
-    }
-    Ok(())
-}
-
-fn check_luns(luns: &[String]) -> Result<()> {
-    if luns.is_empty() || luns.len() > LUNS_MAX {
-        return Err(bad(format!("{} LUNs: must be 1 to {LUNS_MAX}", luns.len())));
-    }
-    for lun in luns {
-        check_text("LUN", lun)?;
-        if lun.is_empty() || lun.starts_with('-') {
-            return Err(bad(format!("LUN {lun:?}: a map name or a path is needed")));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses what cannot be right, and makes ids that were left out, so that a
-/// task that is repeated after a crash means the same volume.
-fn check_volume_request(request: &mut VolumeRequest) -> Result<()> {
-    let image = |id: &str| {
-        id.parse::<ImageId>()
-            .map(drop)
-            .map_err(|_| not_uuid("image", id))
-    };
-    let volume = |id: &str| {
-        id.parse::<VolumeId>()
-            .map(drop)
-            .map_err(|_| not_uuid("volume", id))
-    };
-    let make = |id: &mut Option<String>| -> Result<()> {
-        if id.is_none() {
-            *id = Some(super::random_uuid()?);
-        }
-        Ok(())
-    };
-    match request {
-        VolumeRequest::Create(new) => {
-            make(&mut new.image)?;
-            make(&mut new.volume)?;
-            check_text("description", &new.description)?;
-            for id in [&new.image, &new.parent_image].into_iter().flatten() {
-                image(id)?;
-            }
-            for id in [&new.volume, &new.parent].into_iter().flatten() {
-                volume(id)?;
-            }
-            if new.parent.is_none() && new.capacity_bytes == 0 {
-                return Err(bad(
-                    "capacity: 0 bytes; a volume without a parent needs one",
-                ));
-            }
-        }
-        VolumeRequest::List { image: of, .. } => {
-            if let Some(of) = of {
-                image(of)?;
-            }
-        }
-        VolumeRequest::DeleteImage { image: of, .. }
-        | VolumeRequest::Teardown { image: of, .. } => {
-            image(of)?;
-        }
-        VolumeRequest::Prepare {
-            image: of, leaf, ..
-        } => {
-            image(of)?;
-            if let Some(leaf) = leaf {
-                volume(leaf)?;
-            }
-        }
-        VolumeRequest::Snapshot {
-            image: of,
-            volume: new,
-            ..
-        } => {
-            image(of)?;
-            make(new)?;
-            if let Some(new) = new {
-                volume(new)?;
-            }
-        }
-        VolumeRequest::Copy { source, target } | VolumeRequest::Template { source, target } => {
-            image(&source.image)?;
-            volume(&source.volume)?;
-            make(&mut target.image)?;
-            make(&mut target.volume)?;
-            for id in target.image.iter() {
-                image(id)?;
-            }
-            for id in target.volume.iter() {
-                volume(id)?;
-            }
-        }
-        VolumeRequest::Set {
-            volume: name,
-            description,
-            ..
-        } => {
-            image(&name.image)?;
-            volume(&name.volume)?;
-            if let Some(description) = description {
-                check_text("description", description)?;
-            }
-        }
-        VolumeRequest::Extend {
-            volume: name,
-            capacity_bytes,
-            size_bytes,
-        } => {
-            image(&name.image)?;
-            volume(&name.volume)?;
-            if capacity_bytes.is_none() && size_bytes.is_none() {
-                return Err(bad("extend: neither a capacity nor a size is given"));
-            }
-        }
-        VolumeRequest::Show { volume: name }
-        | VolumeRequest::Shrink { volume: name }
-        | VolumeRequest::Delete { volume: name, .. }
-        | VolumeRequest::Merge { volume: name }
-        | VolumeRequest::LeaseShow { volume: name } => {
-            image(&name.image)?;
-            volume(&name.volume)?;
-        }
-        VolumeRequest::Watch { qmp, drives } => {
-            check_text("QMP socket", qmp)?;
-            if drives.is_empty() || drives.len() > 128 {
-                return Err(bad(format!("{} drives: must be 1 to 128", drives.len())));
-            }
-            for drive in drives {
-                image(&drive.volume.image)?;
-                volume(&drive.volume.volume)?;
-            }
-        }
-        VolumeRequest::Unwatch { qmp } => check_text("QMP socket", qmp)?,
-    }
-    Ok(())
 }
 
 /// VmRSS of this process.

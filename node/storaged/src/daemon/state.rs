@@ -6,39 +6,44 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use control::storage::Connection;
 use control::storage::report::TaskReport;
+use control::storage::request::WatchedDrive;
 use serde::{Deserialize, Serialize};
 
 use super::Daemon;
-use super::connections::BY_REQUEST;
+use super::connections::BY_CONFIGURATION;
 use super::pool::Wanted;
+use crate::connect::plan::Document;
 
 /// The file's content.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Remembered {
-    /// Asked for by requests.
-    connections: Vec<Connection>,
+    /// Those that may be there, and who wants them.
+    connections: Document,
     wanted: Option<Wanted>,
     /// The manager's role was asked for.
     spm: bool,
     tasks: Vec<TaskReport>,
+    /// QMP sockets and drives.
+    watches: Vec<(String, Vec<WatchedDrive>)>,
 }
 
 impl Daemon {
     /// Writes down what is to survive. A failure is logged: work goes on.
     pub(crate) fn remember(&self) {
-        let connections = self.connections.borrow();
         let remembered = Remembered {
-            connections: connections
-                .values()
-                .filter(|kept| kept.users.contains(BY_REQUEST))
-                .map(|kept| kept.connection.clone())
-                .collect(),
+            connections: self.connections.kept().document(),
             wanted: self.wanted.borrow().clone(),
             spm: self.role.borrow().asked,
             tasks: self.tasks.reports(),
+            watches: self
+                .watches
+                .borrow()
+                .iter()
+                .map(|(qmp, watched)| (qmp.clone(), watched.drives.clone()))
+                .chain(self.unwatched.borrow().iter().cloned())
+                .collect(),
         };
         if let Err(error) = write(&self.options.state, &remembered) {
             tracing::warn!("{}: {error}", self.options.state.display());
@@ -63,15 +68,15 @@ impl Daemon {
             }
         };
         self.tasks.restore(remembered.tasks);
-        for connection in &remembered.connections {
-            if let Err(failure) = self.keep(connection, BY_REQUEST) {
-                tracing::warn!("{}: {failure}", connection.id());
-            }
-        }
+        // What the configuration wants now was kept before; what it wanted once is dropped.
+        self.connections
+            .kept_mut()
+            .adopt(remembered.connections, |user| user != BY_CONFIGURATION);
         if self.wanted.borrow().is_none() {
             *self.wanted.borrow_mut() = remembered.wanted;
         }
         self.role.borrow_mut().asked = remembered.spm;
+        self.unwatched.borrow_mut().extend(remembered.watches);
     }
 }
 

@@ -2,6 +2,8 @@
 //! scans, for each long task, and the writer. A process that is late is killed and
 //! left to the kernel; nobody ever waits for it.
 
+mod actor;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -16,7 +18,6 @@ use smol::channel::{Receiver, Sender, bounded, unbounded};
 use super::breaker::Breaker;
 use super::process::Process;
 use crate::job::Result;
-use crate::worker::frame::{Order as Frame, Word};
 use crate::worker::work::{Settings, Work};
 
 /// A worker without work ends after this.
@@ -40,8 +41,12 @@ pub(crate) enum Key {
     Domain(String),
     /// Watching a domain: never behind other work on it.
     Monitor(String),
+    /// Mapping what volumes of a domain have become.
+    Refresh(String),
     /// One long task.
     Task(String),
+    /// This host's requests to the pool's manager on another.
+    Mail,
     /// The pool manager's writer, or (SDM) that of a domain.
     Writer(Option<String>),
 }
@@ -53,7 +58,9 @@ impl fmt::Display for Key {
             Self::Connection(id) => write!(f, "connection {id}"),
             Self::Domain(id) => write!(f, "domain {id}"),
             Self::Monitor(id) => write!(f, "monitor {id}"),
+            Self::Refresh(id) => write!(f, "refresh {id}"),
             Self::Task(id) => write!(f, "task {id}"),
+            Self::Mail => f.write_str("mail"),
             Self::Writer(None) => f.write_str("writer"),
             Self::Writer(Some(id)) => write!(f, "writer {id}"),
         }
@@ -65,9 +72,29 @@ impl Key {
         matches!(self, Self::Writer(_))
     }
 
+    /// What the program is started as.
+    fn role(&self) -> &'static str {
+        match self {
+            Self::Writer(_) => "writer",
+            Self::Mail => "mail",
+            _ => "worker",
+        }
+    }
+
+    /// Whether one late piece of work says nothing about the others: its process
+    /// is not killed for it.
+    fn tolerates(&self) -> bool {
+        matches!(self, Self::Writer(_) | Self::Mail)
+    }
+
     /// Jobs at once. The writer serialises commits itself.
     fn at_once(&self) -> usize {
-        if self.is_writer() { 32 } else { 1 }
+        match self {
+            Self::Mail => 256,
+            Self::Writer(_) => 32,
+            Self::Refresh(_) => 4,
+            _ => 1,
+        }
     }
 }
 
@@ -287,7 +314,7 @@ impl Workers {
                 view: Rc::clone(&view),
             },
         );
-        let actor = Actor {
+        let actor = actor::Actor {
             workers: Rc::clone(self),
             key: key.clone(),
             view,
@@ -417,400 +444,4 @@ impl Workers {
             )
         })
     }
-}
-
-/// What an actor waits for.
-enum Happened {
-    Message(Message),
-    Word(std::io::Result<Word>),
-    Time,
-}
-
-struct Actor {
-    workers: Rc<Workers>,
-    key: Key,
-    view: Rc<View>,
-    orders: Receiver<Message>,
-    process: Option<Process>,
-    queue: VecDeque<Order>,
-    running: HashMap<u64, Order>,
-    idle_since: Instant,
-    stop: bool,
-}
-
-impl Actor {
-    async fn run(mut self) {
-        loop {
-            self.begin_queued().await;
-            self.show();
-            let idle = self.running.is_empty() && self.queue.is_empty() && self.orders.is_empty();
-            if idle && (self.stop || (self.is_idle_long() && !self.keeps())) {
-                // No await between here and the removal: no order can slip in.
-                self.workers.workers.borrow_mut().remove(&self.key);
-                if let Some(process) = self.process.take() {
-                    self.dismiss(process).await;
-                }
-                return;
-            }
-            match self.wait().await {
-                Happened::Message(Message::Order(order)) => self.take(*order),
-                Happened::Message(Message::Cancel(id)) => self.cancel(id).await,
-                Happened::Message(Message::Stop(at_once)) => {
-                    self.stop = true;
-                    if at_once {
-                        self.stop_at_once();
-                    }
-                }
-                Happened::Word(Ok(word)) => self.hear(word),
-                Happened::Word(Err(error)) => self.ended(&error).await,
-                Happened::Time => self.look_at_deadlines(),
-            }
-        }
-    }
-
-    /// The writer has the role as long as it lives.
-    fn keeps(&self) -> bool {
-        self.key == Key::Writer(None) && self.process.is_some()
-    }
-
-    fn is_idle_long(&self) -> bool {
-        self.process.is_none() || self.idle_since.elapsed() >= IDLE
-    }
-
-    fn show(&self) {
-        self.view
-            .pid
-            .set(self.process.as_ref().map_or(0, |process| process.pid));
-        self.view
-            .queued
-            .set(u64::try_from(self.queue.len()).unwrap_or(u64::MAX));
-        *self.view.work.borrow_mut() = self
-            .running
-            .values()
-            .map(|order| (order.work.name(), order.asked))
-            .collect();
-        let breakers = self.workers.breakers.borrow();
-        let open = breakers
-            .get(&self.key)
-            .is_some_and(|breaker| breaker.is_open(Instant::now()));
-        self.view.open.set(open);
-    }
-
-    async fn wait(&mut self) -> Happened {
-        let now = Instant::now();
-        let deadline = self
-            .running
-            .values()
-            .chain(&self.queue)
-            .filter_map(|order| order.until)
-            .min();
-        let idle = self.running.is_empty() && self.process.is_some() && !self.keeps();
-        let wake = match (deadline, idle) {
-            (Some(deadline), _) => Some(deadline),
-            (None, true) => Some(self.idle_since + IDLE),
-            (None, false) => None,
-        };
-        let message = async {
-            match self.orders.recv().await {
-                Ok(message) => Happened::Message(message),
-                Err(_) => Happened::Message(Message::Stop(true)),
-            }
-        };
-        let process = self.process.as_mut();
-        let word = async {
-            match process {
-                Some(process) => Happened::Word(process.receive().await),
-                None => std::future::pending().await,
-            }
-        };
-        let time = async {
-            match wake {
-                Some(wake) => smol::Timer::at(wake.max(now)).await,
-                None => std::future::pending().await,
-            };
-            Happened::Time
-        };
-        smol::future::or(word, smol::future::or(message, time)).await
-    }
-
-    fn take(&mut self, order: Order) {
-        if self.queue.len() >= QUEUE_MAX {
-            let message = format!(
-                "{}: {QUEUE_MAX} requests wait already; ask again later",
-                self.key
-            );
-            order.answer(Err(Failure::new(FailureKind::InUse, message)));
-            return;
-        }
-        self.queue.push_back(order);
-    }
-
-    async fn cancel(&mut self, id: u64) {
-        if let Some(at) = self.queue.iter().position(|order| order.id == id) {
-            if let Some(order) = self.queue.remove(at) {
-                order.answer(Err(Failure::new(
-                    FailureKind::Cancelled,
-                    "cancelled before it began",
-                )));
-            }
-            return;
-        }
-        if self.running.contains_key(&id)
-            && let Some(process) = &mut self.process
-        {
-            // If it cannot be told, its stream ends and it is answered there.
-            drop(tell(process, &Frame::Cancel { id }).await);
-        }
-    }
-
-    fn stop_at_once(&mut self) {
-        let failure = || {
-            Failure::new(
-                FailureKind::Cancelled,
-                "ended with its worker; whether it was done is not known",
-            )
-        };
-        for order in self.queue.drain(..) {
-            order.answer(Err(failure()));
-        }
-        for (_, order) in self.running.drain() {
-            order.answer(Err(failure()));
-        }
-        if let Some(process) = self.process.take() {
-            self.workers.give_up(&self.key, process, "ended");
-        }
-    }
-
-    async fn begin_queued(&mut self) {
-        while self.running.len() < self.key.at_once() {
-            let Some(order) = self.queue.pop_front() else {
-                return;
-            };
-            let now = Instant::now();
-            if order.until.is_some_and(|until| until <= now) {
-                let message = format!(
-                    "{}: {} waited for other work until its time was over; it was not begun",
-                    self.key,
-                    order.work.name()
-                );
-                order.answer(Err(Failure::new(FailureKind::Timeout, message)));
-                continue;
-            }
-            if let Err(failure) = self.may_begin(now) {
-                order.answer(Err(failure));
-                continue;
-            }
-            if let Err(error) = self.begin(order).await {
-                tracing::warn!("{}: worker: {error}", self.key);
-            }
-        }
-    }
-
-    fn may_begin(&self, now: Instant) -> Result<()> {
-        let mut breakers = self.workers.breakers.borrow_mut();
-        let Some(breaker) = breakers.get_mut(&self.key) else {
-            return Ok(());
-        };
-        breaker.allows(now).map_err(|left| {
-            Failure::new(
-                FailureKind::Timeout,
-                format!(
-                    "{}: has not answered lately; not asked, next attempt in {} s",
-                    self.key,
-                    left.as_secs() + 1
-                ),
-            )
-        })
-    }
-
-    async fn begin(&mut self, order: Order) -> std::io::Result<()> {
-        if self.process.is_none() {
-            if let Some(message) = self.workers.crowded(&self.key) {
-                order.answer(Err(Failure::new(FailureKind::Timeout, message)));
-                return Ok(());
-            }
-            let role = if self.key.is_writer() {
-                "writer"
-            } else {
-                "worker"
-            };
-            let settings = self.workers.settings.borrow().clone();
-            let started = async {
-                let mut process = Process::start(role)?;
-                tell(&mut process, &Frame::Setup(Box::new(settings))).await?;
-                std::io::Result::Ok(process)
-            };
-            match started.await {
-                Ok(process) => {
-                    self.view.started.set(Some(Instant::now()));
-                    self.process = Some(process);
-                }
-                Err(error) => {
-                    let message = format!("{}: worker cannot be started: {error}", self.key);
-                    order.answer(Err(Failure::new(FailureKind::Failed, message)));
-                    return Ok(());
-                }
-            }
-        }
-        let Some(process) = &mut self.process else {
-            return Ok(());
-        };
-        let frame = Frame::Job {
-            id: order.id,
-            work: Box::new(order.work.clone()),
-        };
-        let sent = tell(process, &frame).await;
-        self.running.insert(order.id, order);
-        if let Err(error) = sent {
-            self.ended(&error).await;
-        }
-        Ok(())
-    }
-
-    fn hear(&mut self, word: Word) {
-        match word {
-            Word::Progress {
-                id,
-                done,
-                total,
-                step,
-            } => {
-                if let Some(progress) = self.running.get(&id).and_then(|o| o.progress.as_ref()) {
-                    // Nobody needs each of them.
-                    drop(progress.try_send(Step { done, total, step }));
-                }
-            }
-            Word::Done { id, outcome } => {
-                // One that was late has been answered already.
-                if let Some(order) = self.running.remove(&id) {
-                    order.answer(outcome);
-                }
-                if let Some(breaker) = self.workers.breakers.borrow_mut().get_mut(&self.key) {
-                    breaker.answered();
-                }
-                self.idle_since = Instant::now();
-            }
-            Word::Lost { reason } => self.lost(&reason),
-        }
-    }
-
-    fn lost(&self, reason: &str) {
-        if self.key.is_writer() {
-            drop(self.workers.events.try_send(Event::WriterLost {
-                key: self.key.clone(),
-                pid: self.view.pid.get(),
-                reason: reason.to_owned(),
-            }));
-        }
-    }
-
-    /// The stream of the process has ended, or what it says makes no sense.
-    async fn ended(&mut self, error: &std::io::Error) {
-        let Some(mut process) = self.process.take() else {
-            return;
-        };
-        process.kill();
-        let how = smol::future::or(process.end(), async {
-            smol::Timer::after(Duration::from_millis(500)).await;
-            error.to_string()
-        })
-        .await;
-        let name = self
-            .running
-            .values()
-            .next()
-            .map_or("nothing", |order| order.work.name());
-        self.workers.give_up(&self.key, process, name);
-        for (_, order) in self.running.drain() {
-            let message = format!(
-                "{}: its process ended ({how}) during {}; whether it was done is not known",
-                self.key,
-                order.work.name()
-            );
-            order.answer(Err(Failure::new(FailureKind::Failed, message)));
-        }
-        self.lost(&format!("its process ended ({how})"));
-        self.idle_since = Instant::now();
-    }
-
-    fn look_at_deadlines(&mut self) {
-        let now = Instant::now();
-        let is_late = |order: &Order| order.until.is_some_and(|until| until <= now);
-        let mut at = 0;
-        while at < self.queue.len() {
-            if !is_late(&self.queue[at]) {
-                at += 1;
-                continue;
-            }
-            if let Some(order) = self.queue.remove(at) {
-                let message = format!(
-                    "{}: {} waited for other work until its time was over; it was not begun",
-                    self.key,
-                    order.work.name()
-                );
-                order.answer(Err(Failure::new(FailureKind::Timeout, message)));
-            }
-        }
-        let late_ids: Vec<u64> = self
-            .running
-            .values()
-            .filter(|order| is_late(order))
-            .map(|order| order.id)
-            .collect();
-        if late_ids.is_empty() {
-            return;
-        }
-        let mut name = "work";
-        for id in late_ids {
-            if let Some(order) = self.running.remove(&id) {
-                name = order.work.name();
-                let failure = late(&self.key, name, now);
-                order.answer(Err(failure));
-            }
-        }
-        self.workers
-            .breakers
-            .borrow_mut()
-            .entry(self.key.clone())
-            .or_default()
-            .unanswered(now);
-        // Killing the writer gives the role away. Its threads do not wait for each
-        // other, so a late one harms nobody; the lease decides about its life.
-        if self.key.is_writer() {
-            return;
-        }
-        tracing::warn!("{}: {name} is late: its worker is given up", self.key);
-        for (_, order) in self.running.drain() {
-            let failure = late(&self.key, order.work.name(), now);
-            order.answer(Err(failure));
-        }
-        if let Some(process) = self.process.take() {
-            self.workers.give_up(&self.key, process, name);
-        }
-        self.idle_since = now;
-    }
-
-    /// Lets an idle process end by itself.
-    async fn dismiss(&self, mut process: Process) {
-        process.hang_up();
-        let ended = async {
-            process.end().await;
-            true
-        };
-        let late = async {
-            smol::Timer::after(Duration::from_secs(5)).await;
-            false
-        };
-        if !smol::future::or(ended, late).await {
-            self.workers.give_up(&self.key, process, "end");
-        }
-    }
-}
-
-async fn tell(process: &mut Process, frame: &Frame) -> std::io::Result<()> {
-    smol::future::or(process.send(frame), async {
-        smol::Timer::after(SEND_DEADLINE).await;
-        Err(std::io::ErrorKind::TimedOut.into())
-    })
-    .await
 }

@@ -75,9 +75,7 @@ pub(super) fn entry(domain: &dyn Domain, entry: &VolumeEntry) -> VolumeReport {
         }
         .to_owned(),
         size_bytes: entry.allocated_bytes,
-        slot: entry
-            .slot
-            .map(|slot| slot.0),
+        slot: entry.slot.map(|slot| slot.0),
         ..VolumeReport::default()
     }
 }

@@ -261,7 +261,11 @@ pub(super) fn remove(place: &Place, host: &Host, context: &Context) -> Result<An
     Ok(done(format!("domain {id} is gone")))
 }
 
-fn block_domain(place: &Place, host: &Host, context: &Context) -> Result<std::sync::Arc<BlockDomain>> {
+fn block_domain(
+    place: &Place,
+    host: &Host,
+    context: &Context,
+) -> Result<std::sync::Arc<BlockDomain>> {
     match host.open(place, context)? {
         Opened::Block(domain) => Ok(domain),
         Opened::File(_) => Err(Failure::new(
@@ -336,7 +340,8 @@ pub(super) fn lease(
     };
     let resources = DaemonResources::new(host.client(), 0);
     let need = || {
-        authority.ok_or_else(|| Failure::new(FailureKind::LeaseNotHeld, "only the writer may do it"))
+        authority
+            .ok_or_else(|| Failure::new(FailureKind::LeaseNotHeld, "only the writer may do it"))
     };
     match request {
         LeaseRequest::Add { lease, .. } => {
@@ -346,7 +351,10 @@ pub(super) fn lease(
         LeaseRequest::List { .. } => {
             let found = leases.list()?;
             Ok(Answer::Leases(
-                found.iter().map(|(_, name)| describe::lease(name)).collect(),
+                found
+                    .iter()
+                    .map(|(_, name)| describe::lease(name))
+                    .collect(),
             ))
         }
         LeaseRequest::Show { lease, .. } => {

@@ -158,7 +158,9 @@ fn change(
             let view = View::of_image(work.domain, image)?;
             let base = view.link(top)?.metadata.parent;
             if base.is_blank() {
-                return Err(bad(format!("volume {top}: has no parent to be merged into")));
+                return Err(bad(format!(
+                    "volume {top}: has no parent to be merged into"
+                )));
             }
             let pair = Merge { image, base, top };
             merge(work, pair, &job(host), Disposal::default())?;
@@ -242,7 +244,13 @@ pub(super) fn refresh(
     let domain = host.open(place, context)?.domain();
     let entry = domain.volume(volume_id(&volume.volume)?)?;
     domain.refresh(&[&entry])?;
-    show(domain.as_ref(), volume)
+    // What this host maps counts, not what the metadata say.
+    let mut report = describe::entry(domain.as_ref(), &entry);
+    let path = domain.path(&entry);
+    if let Ok(size) = crate::thin::size_bytes(&path, &host.settings.layout.sys) {
+        report.size_bytes = size;
+    }
+    Ok(Answer::Volume(report))
 }
 
 fn list(domain: &dyn Domain, image: Option<&str>) -> Result<Answer> {
@@ -269,7 +277,8 @@ fn list(domain: &dyn Domain, image: Option<&str>) -> Result<Answer> {
             }
         })
         .collect();
-    reports.sort_by(|a, b| (&a.image, a.sequence, &a.volume).cmp(&(&b.image, b.sequence, &b.volume)));
+    reports
+        .sort_by(|a, b| (&a.image, a.sequence, &a.volume).cmp(&(&b.image, b.sequence, &b.volume)));
     Ok(Answer::Volumes(reports))
 }
 

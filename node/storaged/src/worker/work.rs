@@ -107,6 +107,11 @@ pub enum Work {
         #[serde(default)]
         others: Vec<Connection>,
     },
+    /// `Answer::Connection`: whether it is still there, and well.
+    LookAt {
+        /// At what.
+        connection: Connection,
+    },
     /// `Answer::Targets`.
     Discover {
         /// The portal.

@@ -1,0 +1,171 @@
+//! What a request must be before anybody works on it.
+
+use control::storage::request::VolumeRequest;
+use control::storage::{Failure, FailureKind};
+use disk_format::vdsm::uuid::{ImageId, VolumeId};
+
+use crate::daemon::random_uuid;
+use crate::job::Result;
+
+/// Longest text people may give.
+const TEXT_BYTES_MAX: usize = 1024;
+/// Most LUNs of one request.
+const LUNS_MAX: usize = 64;
+
+pub(super) fn bad(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::BadRequest, message)
+}
+
+pub(super) fn not_uuid(what: &str, text: &str) -> Failure {
+    let shown: String = text.chars().take(60).collect();
+    bad(format!(
+        "{what} {shown:?}: must be a UUID in lower case, 8-4-4-4-12 digits"
+    ))
+}
+
+pub(super) fn check_text(what: &str, text: &str) -> Result<()> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(bad(format!(
+            "{what}: {} bytes, longest allowed is {TEXT_BYTES_MAX}",
+            text.len()
+        )));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(bad(format!("{what}: has control characters")));
+    }
+    Ok(())
+}
+
+pub(super) fn check_luns(luns: &[String]) -> Result<()> {
+    if luns.is_empty() || luns.len() > LUNS_MAX {
+        return Err(bad(format!("{} LUNs: must be 1 to {LUNS_MAX}", luns.len())));
+    }
+    for lun in luns {
+        check_text("LUN", lun)?;
+        if lun.is_empty() || lun.starts_with('-') {
+            return Err(bad(format!("LUN {lun:?}: a map name or a path is needed")));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what cannot be right, and makes ids that were left out, so that a
+/// task that is repeated after a crash means the same volume.
+pub(super) fn check_volume_request(request: &mut VolumeRequest) -> Result<()> {
+    let image = |id: &str| {
+        id.parse::<ImageId>()
+            .map(drop)
+            .map_err(|_| not_uuid("image", id))
+    };
+    let volume = |id: &str| {
+        id.parse::<VolumeId>()
+            .map(drop)
+            .map_err(|_| not_uuid("volume", id))
+    };
+    let make = |id: &mut Option<String>| -> Result<()> {
+        if id.is_none() {
+            *id = Some(random_uuid()?);
+        }
+        Ok(())
+    };
+    match request {
+        VolumeRequest::Create(new) => {
+            make(&mut new.image)?;
+            make(&mut new.volume)?;
+            check_text("description", &new.description)?;
+            for id in [&new.image, &new.parent_image].into_iter().flatten() {
+                image(id)?;
+            }
+            for id in [&new.volume, &new.parent].into_iter().flatten() {
+                volume(id)?;
+            }
+            if new.parent.is_none() && new.capacity_bytes == 0 {
+                return Err(bad(
+                    "capacity: 0 bytes; a volume without a parent needs one",
+                ));
+            }
+        }
+        VolumeRequest::List { image: of, .. } => {
+            if let Some(of) = of {
+                image(of)?;
+            }
+        }
+        VolumeRequest::DeleteImage { image: of, .. }
+        | VolumeRequest::Teardown { image: of, .. } => {
+            image(of)?;
+        }
+        VolumeRequest::Prepare {
+            image: of, leaf, ..
+        } => {
+            image(of)?;
+            if let Some(leaf) = leaf {
+                volume(leaf)?;
+            }
+        }
+        VolumeRequest::Snapshot {
+            image: of,
+            volume: new,
+            ..
+        } => {
+            image(of)?;
+            make(new)?;
+            if let Some(new) = new {
+                volume(new)?;
+            }
+        }
+        VolumeRequest::Copy { source, target } | VolumeRequest::Template { source, target } => {
+            image(&source.image)?;
+            volume(&source.volume)?;
+            make(&mut target.image)?;
+            make(&mut target.volume)?;
+            for id in target.image.iter() {
+                image(id)?;
+            }
+            for id in target.volume.iter() {
+                volume(id)?;
+            }
+        }
+        VolumeRequest::Set {
+            volume: name,
+            description,
+            ..
+        } => {
+            image(&name.image)?;
+            volume(&name.volume)?;
+            if let Some(description) = description {
+                check_text("description", description)?;
+            }
+        }
+        VolumeRequest::Extend {
+            volume: name,
+            capacity_bytes,
+            size_bytes,
+        } => {
+            image(&name.image)?;
+            volume(&name.volume)?;
+            if capacity_bytes.is_none() && size_bytes.is_none() {
+                return Err(bad("extend: neither a capacity nor a size is given"));
+            }
+        }
+        VolumeRequest::Show { volume: name }
+        | VolumeRequest::Shrink { volume: name }
+        | VolumeRequest::Delete { volume: name, .. }
+        | VolumeRequest::Merge { volume: name }
+        | VolumeRequest::LeaseShow { volume: name } => {
+            image(&name.image)?;
+            volume(&name.volume)?;
+        }
+        VolumeRequest::Watch { qmp, drives } => {
+            check_text("QMP socket", qmp)?;
+            if drives.is_empty() || drives.len() > 128 {
+                return Err(bad(format!("{} drives: must be 1 to 128", drives.len())));
+            }
+            for drive in drives {
+                image(&drive.volume.image)?;
+                volume(&drive.volume.volume)?;
+            }
+        }
+        VolumeRequest::Unwatch { qmp } => check_text("QMP socket", qmp)?,
+    }
+    Ok(())
+}
