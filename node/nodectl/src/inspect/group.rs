@@ -30,6 +30,10 @@ impl Pv {
         let disk = Disk::open(path)?;
         let read = label::read_device(|area| {
             let length = usize::try_from(area.bytes).map_err(|error| error.to_string())?;
+            if area.offset == 0 {
+                // A disk too small for a label, or unreadable, has none.
+                return Ok(disk.read(0, length).unwrap_or_default());
+            }
             let bytes = disk
                 .read(area.offset, length)
                 .map_err(|error| format!("{error:#}"))?;
@@ -64,7 +68,11 @@ pub(super) fn find(paths: &[&Path], alone: bool) -> Result<Vec<Found>> {
         match Pv::open(path)? {
             Some(pv) => pvs.push(pv),
             None if alone => return Ok(Vec::new()),
-            None => bail!("{}: not an LVM physical volume", path.display()),
+            None => {
+                let name = || path.display().to_string();
+                Disk::open(path)?.read(0, 512).with_context(name)?;
+                bail!("{}: not an LVM physical volume", name());
+            }
         }
     }
     complete(&mut pvs);
