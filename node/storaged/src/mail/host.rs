@@ -1,20 +1,18 @@
 //! This host's requests to the manager of the pool.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{collections::HashMap, io};
 
 use linux::disk::Access;
 use mailbox::host::{Config, Input};
 use mailbox::{Effect, Extend, Host, IoId, IoOutcome, Monotonic, Note, Outcome, RequestId};
 
 use super::MailPlace;
+use super::answers::Answers;
 use super::driver::{Core, Link, Port, start};
-
-/// Called once for each request.
-type Answer = Box<dyn FnOnce(Outcome) + Send>;
 
 pub(super) enum Command {
     Extend(RequestId, Extend),
@@ -56,28 +54,6 @@ pub struct HostMail {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Clone, Default)]
-struct Answers(Arc<Mutex<HashMap<RequestId, Answer>>>);
-
-impl std::fmt::Debug for Answers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Answers")
-    }
-}
-
-impl Answers {
-    fn give(&self, request: RequestId, outcome: Outcome) {
-        let answer = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&request);
-        if let Some(answer) = answer {
-            answer(outcome);
-        }
-    }
-}
-
 impl HostMail {
     /// Starts the mailbox of host `host_id` (1–249) on the master's volumes.
     /// `seed` is another random number each time.
@@ -103,10 +79,10 @@ impl HostMail {
                 path: place.outbox.clone(),
                 access: Access::Read,
             },
-            move |effect, _| {
-                if let Effect::Completed { request, outcome } = effect {
-                    mine.give(request, outcome);
-                }
+            move |effect, _| match effect {
+                Effect::Completed { request, outcome } => mine.give(request, outcome),
+                Effect::Stopped => mine.end(),
+                Effect::Read { .. } | Effect::Write { .. } | Effect::Extend(_) => {}
             },
         )?;
         Ok(Self {
@@ -121,11 +97,9 @@ impl HostMail {
     /// mailbox's thread, unless the mailbox is dropped before.
     pub fn extend(&self, extend: Extend, answer: impl FnOnce(Outcome) + Send + 'static) {
         let request = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
-        self.answers
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(request, Box::new(answer));
+        if !self.answers.wait(request, Box::new(answer)) {
+            return;
+        }
         if !self.link.send(Command::Extend(request, extend)) {
             self.answers.give(request, Outcome::Stopped);
         }
@@ -152,16 +126,6 @@ impl HostMail {
             .take();
         if let Some(thread) = thread {
             drop(thread.join());
-        }
-        let left: Vec<_> = self
-            .answers
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain()
-            .collect();
-        for (_, answer) in left {
-            answer(Outcome::Stopped);
         }
     }
 }

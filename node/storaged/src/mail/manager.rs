@@ -1,6 +1,5 @@
 //! The manager's side: everybody's requests, and this host's own.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,13 +14,11 @@ use mailbox::{
 };
 
 use super::MailPlace;
+use super::answers::Answers;
 use super::driver::{Core, Link, Port, start};
 
 /// Extends the volumes of one domain in one commit; a result for each.
 pub type Commit = Arc<dyn Fn(&Batch) -> Vec<Committed> + Send + Sync>;
-
-/// Called once for each request.
-type Answer = Box<dyn FnOnce(Outcome) + Send>;
 
 pub(super) enum Command {
     Local {
@@ -79,7 +76,7 @@ impl Core for Manager {
 /// lease does.
 pub struct ManagerMail {
     link: Link<Command>,
-    answers: Arc<Mutex<HashMap<RequestId, Answer>>>,
+    answers: Answers,
     next: AtomicU64,
     served: Arc<AtomicU64>,
     ended: Mutex<Receiver<()>>,
@@ -108,11 +105,11 @@ impl ManagerMail {
             path: path.cloned().unwrap_or_default(),
             access,
         };
-        let answers: Arc<Mutex<HashMap<RequestId, Answer>>> = Arc::default();
+        let answers = Answers::default();
         let served = Arc::<AtomicU64>::default();
         let (sender, ended) = channel();
         let effects = Effects {
-            answers: Arc::clone(&answers),
+            answers: answers.clone(),
             served: Arc::clone(&served),
             commit,
             ended: sender,
@@ -143,14 +140,16 @@ impl ManagerMail {
         answer: impl FnOnce(Outcome) + Send + 'static,
     ) {
         let request = RequestId(self.next.fetch_add(1, Ordering::Relaxed));
-        lock(&self.answers).insert(request, Box::new(answer));
+        if !self.answers.wait(request, Box::new(answer)) {
+            return;
+        }
         let command = Command::Local {
             request,
             extend,
             urgent,
         };
         if !self.link.send(command) {
-            give(&self.answers, request, Outcome::Stopped);
+            self.answers.give(request, Outcome::Stopped);
         }
     }
 
@@ -185,7 +184,7 @@ impl Drop for ManagerMail {
 }
 
 struct Effects {
-    answers: Arc<Mutex<HashMap<RequestId, Answer>>>,
+    answers: Answers,
     served: Arc<AtomicU64>,
     commit: Commit,
     ended: Sender<()>,
@@ -195,8 +194,9 @@ impl Effects {
     fn on(&self, effect: Effect, link: &Link<Command>) {
         match effect {
             Effect::Extend(batch) => self.begin(batch, link),
-            Effect::Completed { request, outcome } => give(&self.answers, request, outcome),
+            Effect::Completed { request, outcome } => self.answers.give(request, outcome),
             Effect::Stopped => {
+                self.answers.end();
                 let _nobody_waits: Result<(), _> = self.ended.send(());
             }
             Effect::Read { .. } | Effect::Write { .. } => {}
@@ -227,18 +227,5 @@ impl Effects {
             tracing::warn!(%error, "no thread for a commit");
             link.send(Command::Committed(id, Vec::new()));
         }
-    }
-}
-
-fn lock(
-    answers: &Mutex<HashMap<RequestId, Answer>>,
-) -> std::sync::MutexGuard<'_, HashMap<RequestId, Answer>> {
-    answers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn give(answers: &Mutex<HashMap<RequestId, Answer>>, request: RequestId, outcome: Outcome) {
-    let answer = lock(answers).remove(&request);
-    if let Some(answer) = answer {
-        answer(outcome);
     }
 }

@@ -13,6 +13,7 @@
 //!
 //! Tested in `tests/mail.rs` between processes' worth of cores on real files.
 
+mod answers;
 mod driver;
 mod host;
 mod manager;

@@ -54,7 +54,7 @@ impl MasterFiles {
         let made = files.make_trees(authority, &name);
         match made {
             Ok(()) => Ok(files),
-            Err(failure) => match files.close() {
+            Err(failure) => match files.close(domain) {
                 Ok(()) => Err(failure),
                 Err(worse) => Err(worse.while_doing(failure)),
             },
@@ -176,16 +176,22 @@ impl MasterFiles {
         rustix::fs::syncfs(&dir).map_err(|error| failed(&self.dir, &error.into()))
     }
 
-    /// Unmounts (block). When it fails, the lease must not be given back.
+    /// Unmounts (block) and lets the volume of `domain`, whose files these are,
+    /// be inactive again. When unmounting fails, the lease must not be given back.
     ///
     /// # Errors
     /// The kernel's refusal: [`FailureKind::InUse`] while a file is open.
-    pub fn close(self) -> Result<()> {
+    pub fn close(self, domain: &dyn Domain) -> Result<()> {
         if !self.mounted {
             return Ok(());
         }
         linux::mount::unmount(&self.dir)
-            .map_err(|error| Failure::new(FailureKind::InUse, error.to_string()))
+            .map_err(|error| Failure::new(FailureKind::InUse, error.to_string()))?;
+        if let Err(failure) = domain.deactivate_special(Special::Master) {
+            // Active without being used harms nobody.
+            tracing::warn!(domain = %domain.id(), %failure, "volume of the master stays active");
+        }
+        Ok(())
     }
 }
 

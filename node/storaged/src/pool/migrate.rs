@@ -265,7 +265,7 @@ impl<'a> Migration<'a> {
         };
         if let Some(files) = old.files.take() {
             // Without this the lease stays: it goes with the process.
-            files.close()?;
+            files.close(old.domain.as_ref())?;
         }
         old.authority.give_back()
     }
@@ -274,7 +274,7 @@ impl<'a> Migration<'a> {
     fn back(mut self, failure: Failure) -> std::result::Result<(), StartError> {
         let undone = (|| {
             if let Some(files) = self.files.take() {
-                files.close()?;
+                files.close(self.target.as_ref())?;
             }
             match self.lease.take() {
                 Some(lease) => lease.release(),

@@ -240,7 +240,7 @@ impl Manager {
         })?;
         let files = MasterFiles::open(context, own, former)?;
         let cleaned = files.clean(own, &former.id().to_string());
-        files.close()?;
+        files.close(former)?;
         cleaned
     }
 
@@ -384,7 +384,7 @@ impl Manager {
             watch.end();
         }
         if let Some(files) = self.files.take() {
-            files.close().map_err(Fatal)?;
+            files.close(self.master.as_ref()).map_err(Fatal)?;
         }
         if let Err(failure) = self.write_role(-1) {
             // Historic keys; the lease itself says that the role is free.
