@@ -13,10 +13,11 @@
 //! - A connection has one action in flight at most; connections do not wait for
 //!   each other.
 //! - It is dropped when its last user has left, and never while it has one.
-//! - After a restart ([`Keeper::restore`]) everything is looked at before it is
-//!   made: what is connected is adopted.
+//! - After a restart ([`Keeper::adopt`]) everything is connected again: connecting
+//!   adopts what is there, and what nobody wants any more is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use control::storage::connection::Connection;
 use control::storage::report::ConnectionReport;
@@ -33,7 +34,7 @@ const RETRY_MS_MIN: u64 = 1_000;
 const RETRY_MS_MAX: u64 = 60_000;
 
 /// How often a connection that works is looked at.
-const CHECK_MS: u64 = 30_000;
+const CHECK_MS: u64 = 60_000;
 
 /// Most actions in flight.
 const ACTIONS_MAX: usize = 16;
@@ -94,7 +95,7 @@ pub enum Outcome {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// After a restart: not looked at yet.
+    /// After a restart: may be there.
     Unknown,
     Absent,
     Connected,
@@ -121,7 +122,7 @@ struct Entry {
     /// When the next action may be taken.
     due_ms: u64,
     reason: Option<String>,
-    path: Option<std::path::PathBuf>,
+    path: Option<PathBuf>,
 }
 
 /// What is persisted, secrets included: a file for root only.
@@ -147,29 +148,24 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper that takes up what another left.
-    #[must_use]
-    pub fn restore(document: Document) -> Self {
-        let entry = |held: Held| {
-            let entry = Entry {
-                connection: held.connection,
-                users: held.users,
-                state: State::Unknown,
-                doing: None,
-                failures: 0,
-                due_ms: 0,
-                reason: None,
-                path: None,
-            };
-            (entry.connection.id(), entry)
-        };
-        Self {
-            entries: document
-                .connections
-                .into_iter()
-                .take(CONNECTIONS_MAX)
-                .map(entry)
-                .collect(),
+    /// Takes up what an earlier keeper left, with those of its users that `stays`
+    /// accepts. What is held already keeps its options.
+    pub fn adopt(&mut self, document: Document, stays: impl Fn(&str) -> bool) {
+        for mut held in document.connections.into_iter().take(CONNECTIONS_MAX) {
+            held.users.retain(|user| stays(user));
+            let id = held.connection.id();
+            match self.entries.get_mut(&id) {
+                Some(entry) => {
+                    entry.users.append(&mut held.users);
+                    if entry.state == State::Absent {
+                        entry.state = State::Unknown;
+                    }
+                }
+                None => {
+                    let entry = Entry::new(held.connection, held.users, State::Unknown);
+                    self.entries.insert(id, entry);
+                }
+            }
         }
     }
 
@@ -224,19 +220,8 @@ impl Keeper {
                 format!("connections: {count} are kept, at most {CONNECTIONS_MAX}"),
             ));
         }
-        self.entries.insert(
-            id.clone(),
-            Entry {
-                connection,
-                users: BTreeSet::from([user.to_owned()]),
-                state: State::Absent,
-                doing: None,
-                failures: 0,
-                due_ms: 0,
-                reason: None,
-                path: None,
-            },
-        );
+        let entry = Entry::new(connection, BTreeSet::from([user.to_owned()]), State::Absent);
+        self.entries.insert(id.clone(), entry);
         Ok(id)
     }
 
@@ -264,19 +249,11 @@ impl Keeper {
         Ok(())
     }
 
-    /// Takes a user off every connection, and gives their ids.
-    pub fn release_all(&mut self, user: &str) -> Vec<String> {
-        let ids: Vec<String> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.users.contains(user))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in &ids {
-            // Just found there.
-            let _ = self.release(id, user);
+    /// Makes a connection's next action due now.
+    pub fn hurry(&mut self, id: &str) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.due_ms = 0;
         }
-        ids
     }
 
     /// What to do now; each is in flight until [`Keeper::done`].
@@ -382,10 +359,44 @@ impl Keeper {
             .is_some_and(|entry| matches!(entry.state, State::Connected | State::Degraded))
     }
 
+    /// Whether a connection was not made yet, and did not fail either.
+    #[must_use]
+    pub fn is_untried(&self, id: &str) -> bool {
+        self.entries.get(id).is_some_and(|entry| {
+            matches!(entry.state, State::Unknown | State::Absent) && entry.reason.is_none()
+        })
+    }
+
+    /// Every connection with its id.
+    pub fn connections(&self) -> impl Iterator<Item = (&str, &Connection)> {
+        self.entries
+            .iter()
+            .map(|(id, entry)| (id.as_str(), &entry.connection))
+    }
+
     /// A connection that is kept.
     #[must_use]
     pub fn connection(&self, id: &str) -> Option<&Connection> {
         self.entries.get(id).map(|entry| &entry.connection)
+    }
+
+    /// Where a file system is mounted.
+    #[must_use]
+    pub fn path(&self, id: &str) -> Option<&Path> {
+        self.entries.get(id)?.path.as_deref()
+    }
+
+    /// Who wants a connection.
+    #[must_use]
+    pub fn users(&self, id: &str) -> Vec<String> {
+        let entry = self.entries.get(id);
+        entry.map_or_else(Vec::new, |entry| entry.users.iter().cloned().collect())
+    }
+
+    /// A connection, without secrets.
+    #[must_use]
+    pub fn report(&self, id: &str) -> Option<ConnectionReport> {
+        Some(self.entries.get(id)?.report(id))
     }
 
     /// Every connection, by id, without secrets.
@@ -393,18 +404,7 @@ impl Keeper {
     pub fn reports(&self) -> Vec<ConnectionReport> {
         self.entries
             .iter()
-            .map(|(id, entry)| ConnectionReport {
-                id: id.clone(),
-                kind: entry.connection.kind().to_owned(),
-                target: entry.connection.target(),
-                state: entry.word().to_owned(),
-                path: entry
-                    .path
-                    .as_ref()
-                    .map(|path| path.to_string_lossy().into_owned()),
-                users: entry.users.iter().cloned().collect(),
-                reason: entry.reason.clone(),
-            })
+            .map(|(id, entry)| entry.report(id))
             .collect()
     }
 
@@ -417,6 +417,34 @@ impl Keeper {
 }
 
 impl Entry {
+    fn new(connection: Connection, users: BTreeSet<String>, state: State) -> Self {
+        Self {
+            connection,
+            users,
+            state,
+            doing: None,
+            failures: 0,
+            due_ms: 0,
+            reason: None,
+            path: None,
+        }
+    }
+
+    fn report(&self, id: &str) -> ConnectionReport {
+        ConnectionReport {
+            id: id.to_owned(),
+            kind: self.connection.kind().to_owned(),
+            target: self.connection.target(),
+            state: self.word().to_owned(),
+            path: self
+                .path
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned()),
+            users: self.users.iter().cloned().collect(),
+            reason: self.reason.clone(),
+        }
+    }
+
     /// The decision, from who wants it and how it is.
     fn next(&self, now_ms: u64) -> Option<Doing> {
         if self.doing.is_some() || now_ms < self.due_ms {
@@ -426,8 +454,8 @@ impl Entry {
             return self.is_there().then_some(Doing::Disconnect);
         }
         Some(match self.state {
-            State::Unknown | State::Connected => Doing::Check,
-            State::Absent | State::Broken | State::Degraded => Doing::Connect,
+            State::Connected => Doing::Check,
+            State::Unknown | State::Absent | State::Broken | State::Degraded => Doing::Connect,
         })
     }
 
@@ -457,8 +485,8 @@ impl Entry {
             (_, State::Connected) => "connected",
             (_, State::Degraded) => "degraded",
             (Some(Doing::Connect), _) => "connecting",
-            (_, State::Unknown) => "unknown",
-            (_, State::Absent | State::Broken) => "broken",
+            (_, State::Unknown | State::Absent) if self.reason.is_none() => "connecting",
+            _ => "broken",
         }
     }
 }

@@ -39,7 +39,7 @@ fn connected() -> Outcome {
 fn what_to_do_follows_from_who_wants_it_and_how_it_is() {
     // users, state, expected
     for (users, state, expected) in [
-        (1, State::Unknown, Some(Doing::Check)),
+        (1, State::Unknown, Some(Doing::Connect)),
         (1, State::Absent, Some(Doing::Connect)),
         (1, State::Connected, Some(Doing::Check)),
         (1, State::Degraded, Some(Doing::Connect)),
@@ -50,16 +50,9 @@ fn what_to_do_follows_from_who_wants_it_and_how_it_is() {
         (0, State::Degraded, Some(Doing::Disconnect)),
         (0, State::Broken, Some(Doing::Disconnect)),
     ] {
-        let mut entry = Entry {
-            connection: local("a"),
-            users: (0..users).map(|n| format!("user {n}")).collect(),
-            state,
-            doing: None,
-            failures: 0,
-            due_ms: 100,
-            reason: None,
-            path: None,
-        };
+        let users = (0..users).map(|n| format!("user {n}")).collect();
+        let mut entry = Entry::new(local("a"), users, state);
+        entry.due_ms = 100;
         assert_eq!(entry.next(99), None, "not due");
         assert_eq!(entry.next(100), expected, "{users} {state:?}");
         entry.doing = Some(Doing::Check);
@@ -169,17 +162,35 @@ fn after_a_restart_what_is_there_is_adopted_and_what_nobody_wants_is_dropped() {
         first.done(0, &format!("local:/{name}"), connected());
     }
     first.release("local:/c", "configuration").unwrap();
+    first.hold(local("b"), "request").unwrap();
     let text = serde_json::to_string(&first.document()).unwrap();
-    let mut second = Keeper::restore(serde_json::from_str(&text).unwrap());
+    // The configuration has changed meanwhile: b is no more in it, and d is new.
+    let mut second = Keeper::default();
+    second.hold(local("a"), "configuration").unwrap();
+    second.hold(local("d"), "configuration").unwrap();
+    second.adopt(serde_json::from_str(&text).unwrap(), |user| {
+        user != "configuration"
+    });
+    assert!(second.is_untried("local:/a"));
+    assert_eq!(second.users("local:/b"), ["request"]);
     assert_eq!(
         words(&second.actions(0)),
-        ["check local:/a", "check local:/b", "disconnect local:/c"]
+        [
+            "connect local:/a",
+            "connect local:/b",
+            "disconnect local:/c",
+            "connect local:/d"
+        ]
     );
-    second.done(0, "local:/a", Outcome::Checked(Health::Connected));
-    second.done(0, "local:/b", Outcome::Checked(Health::Absent));
+    second.done(0, "local:/a", connected());
+    second.done(0, "local:/b", failed("no answer"));
     second.done(0, "local:/c", Outcome::Disconnected);
-    assert_eq!(words(&second.actions(0)), ["connect local:/b"]);
     assert!(second.is_connected("local:/a"));
+    assert!(!second.is_untried("local:/b"));
+    assert!(second.is_untried("local:/d"));
+    assert_eq!(second.actions(0), []);
+    second.hurry("local:/b");
+    assert_eq!(words(&second.actions(0)), ["connect local:/b"]);
 }
 
 #[test]
@@ -197,7 +208,7 @@ fn other_options_are_taken_only_from_the_only_user() {
         failure.message,
         "connection nfs:s:/x: used with other options by configuration, domain d"
     );
-    assert_eq!(keeper.release_all("domain d"), ["nfs:s:/x"]);
+    keeper.release("nfs:s:/x", "domain d").unwrap();
     assert!(keeper.hold(nfs(false), "configuration").is_ok());
 }
 
@@ -342,7 +353,8 @@ impl World {
             Event::Restart => {
                 let document = self.keeper.document();
                 self.flying.clear();
-                self.keeper = Keeper::restore(document);
+                self.keeper = Keeper::default();
+                self.keeper.adopt(document, |_| true);
             }
         }
     }

@@ -89,8 +89,9 @@ impl Connections {
     /// Tells those who wait for it, when `outcome` is what they wait for.
     fn tell(&self, id: &str, dropping: bool, outcome: &Outcome) {
         let (until, told) = match outcome {
-            Outcome::Connected(_)
-            | Outcome::Checked(Health::Connected | Health::Degraded(_)) => (Until::Made, Ok(())),
+            Outcome::Connected(_) | Outcome::Checked(Health::Connected | Health::Degraded(_)) => {
+                (Until::Made, Ok(()))
+            }
             // It is made again at once; that is waited for.
             Outcome::Checked(Health::Broken(_) | Health::Absent) => return,
             Outcome::Disconnected => (Until::Dropped, Ok(())),
@@ -117,10 +118,7 @@ impl Connections {
 impl Daemon {
     /// Adds a user of a connection, which is made if need be.
     pub(crate) fn keep(&self, connection: &Connection, user: &str) -> Result<String> {
-        let id = self
-            .connections
-            .kept_mut()
-            .hold(connection.clone(), user)?;
+        let id = self.connections.kept_mut().hold(connection.clone(), user)?;
         self.connections.act();
         Ok(id)
     }
@@ -199,9 +197,7 @@ impl Daemon {
         let outcome = outcome(answer, looking, dropping);
         let before = self.connections.kept().report(&id);
         let now = super::ms(self.started.elapsed());
-        self.connections
-            .kept_mut()
-            .done(now, &id, outcome.clone());
+        self.connections.kept_mut().done(now, &id, outcome.clone());
         let after = self.connections.kept().report(&id);
         log(before.as_ref(), after.as_ref());
         if outcome == Outcome::Disconnected {
@@ -303,9 +299,8 @@ fn log(before: Option<&ConnectionReport>, after: Option<&ConnectionReport>) {
     let Some(after) = after else {
         return;
     };
-    let same = |before: &ConnectionReport| {
-        before.reason == after.reason && (before.state == after.state)
-    };
+    let same =
+        |before: &ConnectionReport| before.reason == after.reason && (before.state == after.state);
     if before.is_some_and(same) {
         return;
     }

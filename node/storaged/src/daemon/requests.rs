@@ -15,7 +15,7 @@ use disk_format::vdsm::uuid::{LeaseId, PoolId};
 
 use self::checks::{bad, check_text, check_volume_request, not_uuid};
 use super::Daemon;
-use super::connections::{self, CONNECT_DEADLINE};
+use super::connections::CONNECT_DEADLINE;
 use super::pool::Wanted;
 use super::socket::done;
 use super::tasks::{After, nothing};

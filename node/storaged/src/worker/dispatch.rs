@@ -10,6 +10,7 @@ use super::host::Host;
 use super::work::{Carrier, Work};
 use super::{describe, domains, pools, volumes};
 use crate::authority::Authority;
+use crate::connect::Health;
 use crate::job::{Context, Result};
 use crate::{connect, file};
 
@@ -40,6 +41,7 @@ pub fn run(
             connect::disconnect(context, &host.places(), connection, others)?;
             Ok(done(format!("{} is disconnected", connection.id())))
         }
+        Work::LookAt { connection } => look_at(connection, host, context),
         Work::Discover { connection } => {
             connect::discover(context, &host.places(), connection).map(Answer::Targets)
         }
@@ -100,16 +102,26 @@ pub fn run(
 
 fn connect_to(connection: &Connection, host: &Host, context: &Context) -> Result<Answer> {
     let places = host.places();
-    // One that is there already and well costs nothing to look at.
     let made = connect::connect(context, &places, connection)?;
     Ok(Answer::Connection(ConnectionReport {
-        id: connection.id(),
-        kind: connection.kind().to_owned(),
-        target: connection.target(),
         state: "connected".to_owned(),
         path: made.path.map(|path| path.display().to_string()),
-        users: Vec::new(),
         reason: (!made.warnings.is_empty()).then(|| made.warnings.join("; ")),
+        ..ConnectionReport::default()
+    }))
+}
+
+fn look_at(connection: &Connection, host: &Host, context: &Context) -> Result<Answer> {
+    let (state, reason) = match connect::check(context, &host.places(), connection)? {
+        Health::Connected => ("connected", None),
+        Health::Degraded(reason) => ("degraded", Some(reason)),
+        Health::Broken(reason) => ("broken", Some(reason)),
+        Health::Absent => ("absent", None),
+    };
+    Ok(Answer::Connection(ConnectionReport {
+        state: state.to_owned(),
+        reason,
+        ..ConnectionReport::default()
     }))
 }
 

@@ -322,6 +322,7 @@ impl Work {
         match self {
             Self::Connect { .. } => "connect",
             Self::Disconnect { .. } => "disconnect",
+            Self::LookAt { .. } => "look at connection",
             Self::Discover { .. } => "discover",
             Self::Luns { .. } => "list LUNs",
             Self::Rescan => "rescan",

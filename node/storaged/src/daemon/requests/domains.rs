@@ -217,30 +217,29 @@ impl Daemon {
         let (mount, local, connection) = match &new.place {
             NewPlace::Block { luns } => {
                 check_luns(luns)?;
-                let connections = self.connections.borrow();
-                let iscsi = connections
-                    .values()
-                    .map(|kept| &kept.connection)
-                    .find(|connection| matches!(connection, Connection::Iscsi { .. }));
+                let kept = self.connections.kept();
+                let mut all = kept.connections().map(|(_, connection)| connection);
+                let iscsi = all.find(|connection| matches!(connection, Connection::Iscsi { .. }));
                 (None, false, iscsi.cloned())
             }
-            NewPlace::File { connection } => {
-                let connections = self.connections.borrow();
-                let kept = connections
-                    .get(connection)
-                    .ok_or_else(|| connections::unknown(connection))?;
-                let path = kept.path.clone().ok_or_else(|| {
+            NewPlace::File { connection: id } => {
+                let kept = self.connections.kept();
+                let (Some(connection), Some(report)) = (kept.connection(id), kept.report(id))
+                else {
+                    return Err(connections::unknown(id));
+                };
+                let path = kept.path(id).ok_or_else(|| {
                     Failure::new(
                         FailureKind::WrongState,
                         format!(
-                            "{connection}: {} ({}); a domain of files needs one that is mounted",
-                            kept.state,
-                            kept.reason.as_deref().unwrap_or("it has no directory")
+                            "{id}: {} ({}); a domain of files needs one that is mounted",
+                            report.state,
+                            report.reason.as_deref().unwrap_or("it has no directory")
                         ),
                     )
                 })?;
-                let local = matches!(kept.connection, Connection::Local { .. });
-                (Some(path), local, Some(kept.connection.clone()))
+                let local = matches!(connection, Connection::Local { .. });
+                (Some(path.to_owned()), local, Some(connection.clone()))
             }
         };
         let found_on = connection.as_ref().map(Connection::id);
