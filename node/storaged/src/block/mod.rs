@@ -47,7 +47,7 @@ pub use devices::lun_path;
 pub use group::{Group, Logical, Physical, Segment};
 pub use health::Health;
 pub use region::{Piece, Reach, Region};
-pub use unused::deactivate_unused;
+pub use unused::{deactivate_unused, take_down};
 
 use crate::authority::Authority;
 use crate::domain::{EntryState, LeaseLocation, VolumeEntry};

@@ -42,7 +42,12 @@ pub struct Piece {
 /// # Errors
 /// `NotFound` when there is no such volume; `Unsupported` for one that is not
 /// linear; `Io` when one of its devices is missing.
-pub(super) fn pieces(reach: Reach, layout: &Layout, group: &Group, volume: &str) -> Result<Vec<Piece>> {
+pub(super) fn pieces(
+    reach: Reach,
+    layout: &Layout,
+    group: &Group,
+    volume: &str,
+) -> Result<Vec<Piece>> {
     let found = group.volume(volume).ok_or_else(|| {
         Failure::new(
             FailureKind::NotFound,

@@ -2,15 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
+use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::domain::Marker;
 use disk_format::vdsm::lv::SpecialLv;
 use disk_format::vdsm::uuid::{DomainId, VolumeId};
 
 use super::reader;
+use crate::command::Run;
 use crate::job::{Context, Result};
 use crate::layout::Layout;
 use crate::lvm::{Lvm, Mapping};
+
+/// How long taking one mapping away may take.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Deactivates, at the daemon's start, all active volumes of domains that are
 /// neither special, nor prepared (listed in the run directory), nor open.
@@ -47,6 +53,58 @@ pub fn deactivate_unused(lvm: &Lvm, context: &Context) -> Result<usize> {
     Ok(gone)
 }
 
+/// Takes away all of a domain's mappings on this host, also when its LUNs no
+/// longer answer.
+///
+/// # Errors
+/// `InUse`: those that somebody still has open.
+pub fn take_down(lvm: &Lvm, context: &Context, id: DomainId) -> Result<()> {
+    if !lvm.env().device_mapper {
+        return Ok(());
+    }
+    let name = id.to_string();
+    let Err(failure) = lvm.unmap_group(context, &name) else {
+        return Ok(());
+    };
+    for map in maps(lvm.layout(), &name) {
+        let removed = Run::new("dmsetup")
+            .args(["remove", &map])
+            .within(REMOVE_TIMEOUT)
+            .succeed(context);
+        if let Err(failure) = removed {
+            tracing::info!(map, %failure, "mapping stays");
+        }
+    }
+    let left = maps(lvm.layout(), &name);
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureKind::InUse,
+        format!(
+            "domain {id}: still in use are {}: {failure}",
+            left.join(", ")
+        ),
+    ))
+}
+
+/// Names of the maps of a group's volumes: `<group>-<volume>`, each hyphen of
+/// the two doubled.
+fn maps(layout: &Layout, group: &str) -> Vec<String> {
+    let prefix = format!("{}-", group.replace('-', "--"));
+    let devices = fs::read_dir(layout.sys.join("block")).into_iter().flatten();
+    devices
+        .flatten()
+        .filter_map(|device| fs::read_to_string(device.path().join("dm/name")).ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| {
+            // A group whose name goes on has another hyphen here.
+            name.strip_prefix(&prefix)
+                .is_some_and(|volume| !volume.starts_with('-'))
+        })
+        .collect()
+}
+
 /// Volumes below `…/<domain>/<image>/`.
 fn prepared(layout: &Layout, id: DomainId) -> BTreeSet<String> {
     let images = fs::read_dir(layout.prepared(id)).into_iter().flatten();
@@ -78,5 +136,31 @@ mod tests {
         std::os::unix::fs::symlink("/dev/nowhere", image.join(volume)).unwrap();
         fs::write(image.join("note"), "").unwrap();
         assert_eq!(prepared(&layout, id), BTreeSet::from([volume.to_owned()]));
+    }
+
+    #[test]
+    fn only_the_maps_of_the_group_are_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout {
+            sys: folder.path().to_path_buf(),
+            ..Layout::under(folder.path())
+        };
+        for (number, name) in [
+            "a--b-ids",
+            "a--b-d772f1c6--3ebb",
+            "a--b--c-ids",
+            "x--a--b-ids",
+            "3600140a",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let about = folder.path().join(format!("block/dm-{number}/dm"));
+            fs::create_dir_all(&about).unwrap();
+            fs::write(about.join("name"), format!("{name}\n")).unwrap();
+        }
+        let mut found = maps(&layout, "a-b");
+        found.sort();
+        assert_eq!(found, ["a--b-d772f1c6--3ebb", "a--b-ids"]);
     }
 }

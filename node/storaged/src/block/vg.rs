@@ -94,8 +94,8 @@ pub(super) fn remove(
             format!("domain {name}: one of its LUNs is missing; connect it before removing"),
         ));
     }
-    if lvm.env().device_mapper {
-        lvm.unmap_group(context, name)?;
+    if let Ok(id) = name.parse() {
+        super::take_down(lvm, context, id)?;
     }
     lvm.learn(name, group.paths());
     lvm.change(context, authority, name, &Change::RemoveGroup)?;

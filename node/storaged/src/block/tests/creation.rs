@@ -325,3 +325,56 @@ fn links_lead_to_the_special_volumes() {
     .unwrap();
     assert!(!domain.root().exists());
 }
+
+/// Tags written by VDSM, beside this crate's in the crate of the format.
+fn golden(name: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let folder = folder.join("../protocol/disk-format/tests/golden/vdsm-metadata");
+    std::fs::read_to_string(folder.join(name)).unwrap()
+}
+
+#[test]
+fn domains_with_tags_written_by_vdsm_are_opened() {
+    for (name, version) in [
+        ("domain-block-v4", DomainVersion::V4),
+        ("domain-block-v5", DomainVersion::V5),
+        ("domain-block-v5-master", DomainVersion::V5),
+    ] {
+        let lab = Lab::new(&[12]);
+        let new = NewBlockDomain {
+            id: "8adbc85e-e554-4ae0-b318-8a5465fe5fe1".parse().unwrap(),
+            ..lab.new_domain(version)
+        };
+        let made = create(&lab.lvm, &Context::quiet(), &DirectLeases, &new).unwrap();
+        let own: Vec<String> = made.group().unwrap().tags.iter().cloned().collect();
+        let theirs = golden(&format!("{name}.vgtags"));
+        let theirs: Vec<String> = theirs.lines().map(str::to_owned).collect();
+        // Theirs go on last, so that tags which both have stay.
+        for (delete, add) in [(&own[..], &[][..]), (&[], &theirs[..])] {
+            made.change(&authority(&made), &Change::TagGroup { delete, add })
+                .unwrap();
+        }
+        let domain = BlockDomain::open(&lab.lvm, &Context::quiet(), new.id).unwrap();
+        assert_eq!(domain.version(), version);
+        let metadata = domain.metadata().unwrap();
+        let lines = golden(&format!("{name}.lines"));
+        assert_eq!(
+            metadata,
+            DomainMetadata::from_lines(lines.as_bytes()).unwrap()
+        );
+        // Ours and theirs have the same keys, those of a pool aside.
+        let keys = |tags: &[String]| -> std::collections::BTreeSet<String> {
+            let keys = tags.iter().map(|tag| tag.split('=').next().unwrap());
+            let own = keys.filter(|key| {
+                !key.starts_with("MDT_POOL_D")
+                    && !key.starts_with("MDT_POOL_S")
+                    && !matches!(*key, "MDT_MASTER_VERSION" | "MDT_PV1")
+            });
+            own.map(str::to_owned).collect()
+        };
+        assert_eq!(keys(&own), keys(&theirs), "{name}");
+        // Its PV keys are of other devices, which is worth a finding, not a refusal.
+        let health = domain.health(&Context::quiet(), false).unwrap();
+        assert_eq!(health.findings.len(), 1, "{:?}", health.findings);
+    }
+}

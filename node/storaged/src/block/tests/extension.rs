@@ -212,5 +212,8 @@ fn lvm_killed_before_any_of_its_writes_leaves_the_old_or_the_new_sizes() {
             .extend_many(&Context::quiet(), &authority, &requests)
             .unwrap();
     }
-    assert!(kept > 4 && committed > 2, "{kept} kept, {committed} committed");
+    assert!(
+        kept > 4 && committed > 2,
+        "{kept} kept, {committed} committed"
+    );
 }

@@ -225,3 +225,41 @@ fn what_lacks_its_tags_is_left_out_and_not_touched() {
     let next = volume(&domain, fresh(ImageId::from_random), 128);
     assert_eq!(next.slot, Some(SlotNumber(2)));
 }
+
+#[test]
+fn what_is_committed_counts_not_what_the_program_says() {
+    use std::os::unix::fs::PermissionsExt;
+    let lab = Lab::new(&[12]);
+    let domain = lab.domain(DomainVersion::V5);
+    let authority = authority(&domain);
+    let image = fresh(ImageId::from_random);
+    let open = |text: &str| {
+        let script = lab.loops.folder().join("odd-lvm");
+        std::fs::write(&script, text).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut env = crate::lvm::LvmEnv::metadata_only(lab.loops.layout(), lab.loops.paths());
+        env.program = script;
+        BlockDomain::open(&Arc::new(Lvm::new(env)), &Context::quiet(), domain.id()).unwrap()
+    };
+    // Does all it is told and fails.
+    let failing = open("#!/bin/sh\nlvm \"$@\"\nexit 5\n");
+    let entry = volume(&failing, image, 128);
+    assert_eq!(failing.extend(&authority, &entry, GIB).unwrap(), GIB);
+    let marked = failing.mark_removed(&authority, &entry, true).unwrap();
+    failing.remove(&authority, &marked).unwrap();
+    assert!(domain.volumes().unwrap().is_empty());
+    // Does nothing and succeeds.
+    let entry = volume(&domain, image, 128);
+    let idle = open("#!/bin/sh\n[ \"$1\" = version ] && exec lvm version\nexit 0\n");
+    let before = domain.group().unwrap();
+    assert!(idle.extend(&authority, &entry, GIB).is_err());
+    assert!(idle.mark_removed(&authority, &entry, false).is_err());
+    let new = NewVolume {
+        id: fresh(VolumeId::from_random),
+        image,
+        size_bytes: 1,
+    };
+    let allocated = idle.allocate(&Context::quiet(), &authority, &new);
+    assert_eq!(allocated.unwrap_err().kind, FailureKind::Failed);
+    assert_eq!(domain.group().unwrap(), before);
+}
