@@ -270,8 +270,8 @@ impl Maker<'_> {
         if piece.start > 0 {
             extended.push_str(&format!(",offset={}", piece.start));
         }
-        Run::new("mkfs.ext3")
-            .args(["-q", "-j", "-F", "-E", &extended])
+        Run::new("mke2fs")
+            .args(["-t", "ext3", "-q", "-j", "-F", "-E", &extended])
             .arg(&piece.device)
             .arg(format!("{}k", piece.length >> 10))
             .within(MKFS_TIMEOUT)

@@ -232,8 +232,8 @@ fn what_cannot_become_a_domain_is_refused_untouched() {
     assert_eq!(refused(&long), FailureKind::BadRequest);
 
     // A file system, then the same with force.
-    crate::command::Run::new("mkfs.ext3")
-        .args(["-q", "-F"])
+    crate::command::Run::new("mke2fs")
+        .args(["-t", "ext3", "-q", "-F"])
         .arg(&paths[1])
         .succeed(&Context::quiet())
         .unwrap();
