@@ -138,3 +138,25 @@ fn what_is_wrong_with_a_file_domain_is_told() {
         "its own image is not here",
     );
 }
+
+#[test]
+fn a_local_domain_needs_no_leases() {
+    let mut facts = file_domain();
+    if let Some(Ok(bytes)) = &mut facts.metadata {
+        let text = String::from_utf8(std::mem::take(bytes)).unwrap();
+        // A missing checksum is accepted.
+        let lines = text.lines().filter(|line| !line.starts_with("_SHA"));
+        let text: Vec<&str> = lines.collect();
+        *bytes = text
+            .join("\n")
+            .replace("TYPE=NFS", "TYPE=LOCALFS")
+            .into_bytes();
+    }
+    facts.special.remove(&SpecialLv::Xleases);
+    for volume in facts.images.values_mut().flat_map(BTreeMap::values_mut) {
+        volume.lease = false;
+    }
+    facts.areas.ids = Some(Ok(vec![]));
+    facts.areas.sdm = Some(Ok(vec![]));
+    assert_eq!(check::file(&facts).findings, []);
+}

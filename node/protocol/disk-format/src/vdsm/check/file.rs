@@ -86,7 +86,13 @@ pub fn file(facts: &FileFacts) -> Report {
         metadata: report.metadata.as_ref(),
         volumes: &volumes,
     };
-    report.leases = areas::check(&facts.areas, &context, &mut findings);
+    let mut areas = facts.areas.clone();
+    let local = |metadata: &DomainMetadata| metadata.kind() == DomainType::LocalFs;
+    if report.metadata.as_ref().is_some_and(local) {
+        // Locked with `flock` and used by one host: no leases, and none wanted.
+        (areas.ids, areas.sdm, areas.index) = (None, None, None);
+    }
+    report.leases = areas::check(&areas, &context, &mut findings);
     report.sorted(findings)
 }
 
