@@ -54,7 +54,7 @@ fn what_to_do_follows_from_who_wants_it_and_how_it_is() {
         let mut entry = Entry::new(local("a"), users, state);
         entry.due_ms = 100;
         assert_eq!(entry.next(99), None, "not due");
-        assert_eq!(entry.next(100), expected, "{users} {state:?}");
+        assert_eq!(entry.next(100), expected, "{state:?}");
         entry.doing = Some(Doing::Check);
         assert_eq!(entry.next(100), None, "one at a time");
     }
