@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use linux::disk::{Access, AlignedBuffer, BlockDevice, IoError};
 use linux::ring::{Backend, Operation, Ring};
@@ -16,6 +16,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 const NOT_OPEN: i32 = 6;
 /// What one ends in that was asked for outside the volume: EINVAL.
 const OUTSIDE: i32 = 22;
+/// How long the core may wait for its volumes to be open.
+const OPEN_FIRST: Duration = Duration::from_secs(2);
 /// Longest wait without a deadline.
 const IDLE: Duration = Duration::from_secs(60);
 /// Bytes of the largest read or write a core asks for.
@@ -148,9 +150,11 @@ struct Driver<C: Core, F> {
 
 impl<C: Core, F: FnMut(Effect, &Link<C::Command>)> Driver<C, F> {
     fn run(mut self) {
-        self.open(Volume::Inbox);
-        self.open(Volume::Outbox);
+        let early = self.open_both();
         self.core.tick(now());
+        for command in early {
+            self.core.command(now(), command);
+        }
         loop {
             if self.effects() {
                 return;
@@ -166,6 +170,24 @@ impl<C: Core, F: FnMut(Effect, &Link<C::Command>)> Driver<C, F> {
             let _empty: Result<usize, _> = rustix::io::read(&*self.link.wake, count);
             self.core.tick(now());
         }
+    }
+
+    /// Opens both volumes before the core begins, so that its first reads do not
+    /// fail; not longer than [`OPEN_FIRST`]. Returns what was asked meanwhile.
+    fn open_both(&mut self) -> Vec<C::Command> {
+        self.open(Volume::Inbox);
+        self.open(Volume::Outbox);
+        let mut early = Vec::new();
+        let until = Instant::now() + OPEN_FIRST;
+        while self.inbox.opening || self.outbox.opening {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.receiver.recv_timeout(left) {
+                Ok(Message::Opened(volume, device)) => self.opened(volume, device),
+                Ok(Message::Command(command)) => early.push(command),
+                Err(_) => break,
+            }
+        }
+        early
     }
 
     /// Takes in what came; whether something did.

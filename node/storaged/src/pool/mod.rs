@@ -23,15 +23,15 @@ mod create;
 mod directory;
 pub mod files;
 mod links;
+mod look;
 mod member;
 mod migrate;
-mod monitor;
 mod spm;
 
 pub use create::{NewPool, create, reconstruct};
 pub use directory::{Choice, Directory, check_master, choose_master};
 pub use links::{rebuild as rebuild_links, remove as remove_links};
+pub use look::{Look, look};
 pub use member::{attach, detach, force_detach, set_status, upgrade};
 pub use migrate::{Migration, Step};
-pub use monitor::{Health, Look, Monitor, PERIOD, RepoStats, THOROUGH, look};
 pub use spm::{Fatal, Manager, OnLost, Start, StartError};

@@ -8,10 +8,11 @@ use disk_format::vdsm::uuid::{DomainId, VolumeId};
 use mailbox::{Batch, Committed};
 
 use super::PoolAuthority;
+use crate::command::given_up;
 use crate::domain::Domain;
 use crate::job::Context;
 use crate::mail::{MailPlace, ManagerMail};
-use crate::pool::Manager;
+use crate::pool::{Manager, OnLost};
 
 /// Bytes of a MiB.
 pub(super) const MIB: u64 = 1 << 20;
@@ -19,13 +20,21 @@ pub(super) const MIB: u64 = 1 << 20;
 /// What a commit needs.
 pub(super) struct Desk {
     state: Mutex<(PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>)>,
+    /// Opens a block domain of the pool that was connected after the role was taken.
+    adopt: Adopt,
+    on_lost: OnLost,
 }
+
+/// Opens a domain that mail is about, if it is one of the pool.
+pub(super) type Adopt = Box<dyn Fn(DomainId) -> Option<Arc<dyn Domain>> + Send + Sync>;
 
 impl Desk {
     /// Of a manager as it is now.
-    pub(super) fn of(manager: &Manager) -> Arc<Self> {
+    pub(super) fn of(manager: &Manager, adopt: Adopt, on_lost: OnLost) -> Arc<Self> {
         let desk = Arc::new(Self {
             state: Mutex::new((manager.authority().clone(), BTreeMap::new())),
+            adopt,
+            on_lost,
         });
         desk.fill(manager);
         desk
@@ -44,13 +53,22 @@ impl Desk {
         *self.lock() = (manager.authority().clone(), domains);
     }
 
+    /// A domain that nobody told the manager of.
+    fn take_in(&self, id: DomainId) -> Option<Arc<dyn Domain>> {
+        let domain = (self.adopt)(id)?;
+        let mut state = self.lock();
+        state.0.add(id);
+        state.1.insert(id, Arc::clone(&domain));
+        Some(domain)
+    }
+
     /// One commit for all volumes of a batch.
     fn commit(&self, batch: &Batch) -> Vec<Committed> {
         let (authority, domain) = {
             let state = self.lock();
             (state.0.clone(), state.1.get(&batch.domain).map(Arc::clone))
         };
-        let Some(domain) = domain else {
+        let Some(domain) = domain.or_else(|| self.take_in(batch.domain)) else {
             tracing::warn!(domain = %batch.domain, "mail for a domain that is not in the pool");
             return vec![Committed::Refused; batch.extends.len()];
         };
@@ -75,6 +93,12 @@ impl Desk {
                     }
                 })
                 .collect(),
+            Err(failure) if failure.kind == FailureKind::Timeout && given_up() > 0 => {
+                // What hangs in the kernel may still write. It keeps the lease, by
+                // the connection it inherited, and nobody may write beside it.
+                (self.on_lost)(&format!("a commit hangs: {failure}"));
+                Vec::new()
+            }
             Err(failure) => {
                 tracing::warn!(domain = %batch.domain, %failure, "commit failed");
                 let each = if is_sure(failure.kind) {

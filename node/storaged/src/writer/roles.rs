@@ -20,7 +20,7 @@ use crate::job::{Context, Result};
 use crate::mail::ManagerMail;
 use crate::pool::{Directory, Fatal, Manager, Migration, OnLost, Start, StartError};
 use crate::task::Store;
-use crate::worker::work::{ExtendItem, Place, PoolContext, Settings, Work};
+use crate::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Work};
 
 /// Ended tasks that are kept with their results.
 const TASKS_KEPT: usize = 50;
@@ -136,7 +136,19 @@ impl Roles {
 
     /// Starts the mail of a manager. Its failure gives the role back.
     fn with_mail(&self, manager: Manager) -> Result<Role> {
-        let desk = Desk::of(&manager);
+        let (parts, settings, pool) = (self.parts.clone(), self.settings.clone(), manager.pool());
+        let adopt = move |id: DomainId| {
+            // Only block domains have mail, and their name is all that is needed.
+            let place = Place {
+                domain: id.to_string(),
+                carrier: Carrier::Block,
+            };
+            let opened = (parts.open)(&place, &settings, &Context::quiet());
+            opened
+                .ok()
+                .filter(|domain| is_member(domain.as_ref(), pool))
+        };
+        let desk = Desk::of(&manager, Box::new(adopt), Arc::clone(&self.on_lost));
         match mail(&manager, &desk) {
             Ok(mail) => Ok(Role {
                 manager,
@@ -223,6 +235,27 @@ impl Roles {
         Ok(Answer::Pool(report?))
     }
 
+    /// Lets the manager know of a domain of the pool that was connected after it
+    /// took the role.
+    fn take_in(&self, context: &Context, place: &Place) -> Result<()> {
+        let id = id(&place.domain)?;
+        let pool = {
+            let role = self.role();
+            match role.as_ref() {
+                Some(role) if role.manager.domain(id).is_none() => role.manager.pool(),
+                _ => return Ok(()),
+            }
+        };
+        let domain = self.open(context, place)?;
+        if is_member(domain.as_ref(), pool)
+            && let Some(role) = self.role().as_mut()
+        {
+            role.manager.add(domain);
+            role.desk.fill(&role.manager);
+        }
+        Ok(())
+    }
+
     /// Where the manager's tasks are kept.
     fn store(&self) -> Option<Store> {
         let role = self.role();
@@ -255,6 +288,7 @@ impl Roles {
             done.into_iter().collect::<Result<Vec<_>>>()?;
             return Ok(extended(count));
         };
+        self.take_in(context, place)?;
         let (sender, receiver) = std::sync::mpsc::channel();
         for (volume, bytes) in &wanted {
             let size_mib = u32::try_from(bytes.div_ceil(MIB).max(1)).map_err(|_| {
@@ -294,6 +328,9 @@ impl Roles {
             .as_ref()
             .map(|role| role.manager.authority().clone());
         if let Some(authority) = authority {
+            if let Some(place) = changed(work) {
+                self.take_in(context, place)?;
+            }
             let Some(store) = self.store().filter(|_| is_task(work)) else {
                 return run(Some(&authority));
             };
@@ -305,6 +342,13 @@ impl Roles {
         let domain = self.open(context, place)?;
         self.by_domain(context, domain.as_ref(), |authority| run(Some(authority)))
     }
+}
+
+/// Whether a domain says that it is one of the pool.
+fn is_member(domain: &dyn Domain, pool: PoolId) -> bool {
+    domain
+        .metadata()
+        .is_ok_and(|found| found.pools().contains(&pool))
 }
 
 /// Whether the manager after this one shall know of the work.
