@@ -7,12 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use control::storage::inspection::GroupInspection;
-use disk_format::vdsm::check::{self, Areas, BlockFacts};
-use disk_format::vdsm::domain::{DomainMetadata, Marker};
-use disk_format::vdsm::lvm::label::{self, Area};
-use disk_format::vdsm::lvm::{Device, Vg, linear_table};
-use disk_format::vdsm::slot::SLOT_BYTES;
-use disk_format::vdsm::{FormatError, LvState, SlotNumber, SpecialLv, mailbox, xlease};
+use disk_format::vdsm::check::{self, BlockFacts};
+use disk_format::vdsm::lvm::{Device, Vg, label};
+use disk_format::vdsm::{FormatError, SpecialLv};
 
 use super::domain::Found;
 use crate::disk::Disk;
@@ -207,20 +204,15 @@ fn found(vg: &Vg, pvs: &[Pv]) -> Found {
         .values()
         .map(|pv| (pv.path.clone(), pv.device.clone()))
         .collect();
-    let mut facts = BlockFacts::of_vg(vg, &devices);
-    let tags = || facts.tags.iter().map(String::as_str);
-    // What is not a domain is not looked into.
-    if Marker::of(tags()) != Marker::Foreign {
-        let metadata = DomainMetadata::from_vg_tags(tags()).ok();
-        let reader = Reader {
-            vg,
-            members: &members,
-        };
-        if let Some(metadata) = &metadata {
-            facts.slots = reader.slots(&facts, metadata);
-        }
-        facts.areas = reader.areas(metadata.as_ref());
-    }
+    let facts = BlockFacts::read(vg, &devices, |pv, area| {
+        let pv = members
+            .get(pv)
+            .ok_or_else(|| format!("physical volume {pv} is missing"))?;
+        let length = usize::try_from(area.bytes).map_err(|error| error.to_string())?;
+        pv.disk
+            .read(area.offset, length)
+            .map_err(|error| format!("{}: {error:#}", pv.path))
+    });
     Found {
         places: devices.into_iter().map(|(path, _)| path).collect(),
         report: check::block(&facts),
@@ -231,98 +223,5 @@ fn found(vg: &Vg, pvs: &[Pv]) -> Found {
             free_extents: vg.free_extents(),
         }),
         tasks: Vec::new(),
-    }
-}
-
-/// Reads logical volumes through their extents.
-struct Reader<'a> {
-    vg: &'a Vg,
-    members: &'a BTreeMap<&'a str, &'a Pv>,
-}
-
-impl Reader<'_> {
-    /// Reads from a logical volume.
-    fn read(&self, lv: &str, area: Area) -> Result<Vec<u8>, String> {
-        let table = linear_table(self.vg, lv).map_err(|error| error.to_string())?;
-        let end = area.offset.saturating_add(area.bytes);
-        let mut bytes = Vec::new();
-        for line in table {
-            let start = line.start_sector.saturating_mul(512);
-            let line_end = start.saturating_add(line.sectors.saturating_mul(512));
-            let from = area.offset.max(start);
-            let to = end.min(line_end);
-            if from >= to {
-                continue;
-            }
-            let pv = self
-                .members
-                .get(line.pv_uuid.as_str())
-                .ok_or_else(|| format!("physical volume {} is missing", line.pv_uuid))?;
-            let place = line
-                .pv_sector
-                .saturating_mul(512)
-                .saturating_add(from - start);
-            let length = usize::try_from(to - from).map_err(|error| error.to_string())?;
-            let piece = pv
-                .disk
-                .read(place, length)
-                .map_err(|error| format!("{}: {error:#}", pv.path))?;
-            bytes.extend_from_slice(&piece);
-        }
-        if u64::try_from(bytes.len()) == Ok(area.bytes) {
-            Ok(bytes)
-        } else {
-            Err(format!(
-                "{} of {} bytes at {}: the volume or its disk ends",
-                bytes.len(),
-                area.bytes,
-                area.offset
-            ))
-        }
-    }
-
-    fn slots(
-        &self,
-        facts: &BlockFacts,
-        metadata: &DomainMetadata,
-    ) -> BTreeMap<SlotNumber, Result<Vec<u8>, String>> {
-        let used: BTreeSet<SlotNumber> = facts
-            .lvs
-            .iter()
-            .filter_map(|lv| LvState::of(&lv.name, lv.tags.iter().map(String::as_str)).slot())
-            .collect();
-        used.into_iter()
-            .map(|slot| {
-                let area = Area {
-                    offset: slot.offset(metadata.version()),
-                    bytes: SLOT_BYTES.try_into().unwrap_or(u64::MAX),
-                };
-                (slot, self.read(SpecialLv::Metadata.name(), area))
-            })
-            .collect()
-    }
-
-    /// What there is to judge of the special volumes; those that are missing
-    /// are told by the checker.
-    fn areas(&self, metadata: Option<&DomainMetadata>) -> Areas {
-        let align = metadata
-            .and_then(|metadata| metadata.alignment_bytes().ok())
-            .map_or(1 << 20, u64::from);
-        let area = |special: SpecialLv, offset: u64, bytes: usize| {
-            let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-            self.vg
-                .lvs
-                .contains_key(special.name())
-                .then(|| self.read(special.name(), Area { offset, bytes }))
-        };
-        let xleases = self.vg.lvs.get(SpecialLv::Xleases.name());
-        Areas {
-            index: area(SpecialLv::Xleases, align, xlease::INDEX_BYTES),
-            xleases_bytes: xleases.map(|lv| self.vg.lv_bytes(lv)),
-            inbox: area(SpecialLv::Inbox, 0, mailbox::AREA_BYTES),
-            outbox: area(SpecialLv::Outbox, 0, mailbox::AREA_BYTES),
-            ids: area(SpecialLv::Ids, 0, SLOT_BYTES),
-            sdm: area(SpecialLv::Leases, align, SLOT_BYTES),
-        }
     }
 }

@@ -1,9 +1,40 @@
 //! From LVM's metadata to what is judged.
 
-use super::{BlockFacts, LvFacts, PvFacts};
-use crate::vdsm::lvm::{Device, Vg};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Areas, BlockFacts, LvFacts, PvFacts};
+use crate::vdsm::domain::{DomainMetadata, Marker};
+use crate::vdsm::lv::{LvState, SpecialLv};
+use crate::vdsm::lvm::label::Area;
+use crate::vdsm::lvm::{Device, Vg, linear_table};
+use crate::vdsm::mailbox;
+use crate::vdsm::slot::{SLOT_BYTES, SlotNumber};
+use crate::vdsm::xlease;
 
 impl BlockFacts {
+    /// All that is judged of a VG, read through the extents its text names:
+    /// `read` gives a piece of the physical volume of an id, or why it cannot.
+    /// Of a VG that is no domain nothing is read.
+    #[must_use]
+    pub fn read(
+        vg: &Vg,
+        devices: &[(String, Device)],
+        read: impl FnMut(&str, Area) -> Result<Vec<u8>, String>,
+    ) -> Self {
+        let mut facts = Self::of_vg(vg, devices);
+        let tags = || facts.tags.iter().map(String::as_str);
+        if Marker::of(tags()) == Marker::Foreign {
+            return facts;
+        }
+        let metadata = DomainMetadata::from_vg_tags(tags()).ok();
+        let mut reader = Reader { vg, read };
+        if let Some(metadata) = &metadata {
+            facts.slots = reader.slots(&facts, metadata);
+        }
+        facts.areas = reader.areas(metadata.as_ref());
+        facts
+    }
+
     /// What LVM's text says of a VG, and which of its physical volumes were
     /// found, by the path of their device. Slots and areas are not read yet.
     #[must_use]
@@ -87,4 +118,97 @@ fn faults(vg: &Vg, devices: &[(String, Device)]) -> Vec<String> {
         }
     }
     faults
+}
+
+/// Reads logical volumes through their extents.
+struct Reader<'a, R> {
+    vg: &'a Vg,
+    read: R,
+}
+
+impl<R: FnMut(&str, Area) -> Result<Vec<u8>, String>> Reader<'_, R> {
+    /// Reads from a logical volume.
+    fn read(&mut self, lv: &str, area: Area) -> Result<Vec<u8>, String> {
+        let table = linear_table(self.vg, lv).map_err(|error| error.to_string())?;
+        let end = area.offset.saturating_add(area.bytes);
+        let mut bytes = Vec::new();
+        for line in table {
+            let start = line.start_sector.saturating_mul(512);
+            let line_end = start.saturating_add(line.sectors.saturating_mul(512));
+            let from = area.offset.max(start);
+            let to = end.min(line_end);
+            if from >= to {
+                continue;
+            }
+            let there = line.pv_sector.saturating_mul(512);
+            let piece = Area {
+                offset: there.saturating_add(from - start),
+                bytes: to - from,
+            };
+            bytes.extend_from_slice(&(self.read)(&line.pv_uuid, piece)?);
+        }
+        if u64::try_from(bytes.len()) == Ok(area.bytes) {
+            Ok(bytes)
+        } else {
+            Err(format!(
+                "{} of {} bytes at {}: the volume or its disk ends",
+                bytes.len(),
+                area.bytes,
+                area.offset
+            ))
+        }
+    }
+
+    fn slots(
+        &mut self,
+        facts: &BlockFacts,
+        metadata: &DomainMetadata,
+    ) -> BTreeMap<SlotNumber, Result<Vec<u8>, String>> {
+        let used: BTreeSet<SlotNumber> = facts
+            .lvs
+            .iter()
+            .filter_map(|lv| LvState::of(&lv.name, lv.tags.iter().map(String::as_str)).slot())
+            .collect();
+        used.into_iter()
+            .map(|slot| {
+                let offset = slot.offset(metadata.version());
+                let bytes = length(SLOT_BYTES);
+                let read = self.read(SpecialLv::Metadata.name(), Area { offset, bytes });
+                (slot, read)
+            })
+            .collect()
+    }
+
+    /// What there is to judge of the special volumes; that one is missing is
+    /// told by its name alone.
+    fn areas(&mut self, metadata: Option<&DomainMetadata>) -> Areas {
+        let align = metadata
+            .and_then(|metadata| metadata.alignment_bytes().ok())
+            .map_or(1 << 20, u64::from);
+        let mut area = |special: SpecialLv, offset: u64, bytes: usize| {
+            let area = Area {
+                offset,
+                bytes: length(bytes),
+            };
+            let name = special.name();
+            let known = self.vg.lvs.contains_key(name);
+            known.then(|| self.read(name, area))
+        };
+        Areas {
+            index: area(SpecialLv::Xleases, align, xlease::INDEX_BYTES),
+            inbox: area(SpecialLv::Inbox, 0, mailbox::AREA_BYTES),
+            outbox: area(SpecialLv::Outbox, 0, mailbox::AREA_BYTES),
+            ids: area(SpecialLv::Ids, 0, SLOT_BYTES),
+            sdm: area(SpecialLv::Leases, align, SLOT_BYTES),
+            xleases_bytes: self
+                .vg
+                .lvs
+                .get(SpecialLv::Xleases.name())
+                .map(|lv| self.vg.lv_bytes(lv)),
+        }
+    }
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
