@@ -23,6 +23,8 @@ cargo simulate --count N        so many runs (1000000: some minutes)
 cargo simulate --seconds S      at least so long
 cargo simulate --first-failure  stop at the first failure, without its trace
 cargo simulate --storage ...    the same for mailboxes and the SPM
+cargo simulate --race           how long requests take, here and by the
+                                original's rules (simulated time)
 
 Exit code: 0 every promise was kept, 1 one was broken, 2 wrong arguments.
 ";
@@ -37,6 +39,7 @@ struct Arguments {
     seconds: u64,
     first_failure: bool,
     storage: bool,
+    race: bool,
 }
 
 fn main() -> ExitCode {
@@ -58,6 +61,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
         seconds: 0,
         first_failure: false,
         storage: false,
+        race: false,
     };
     let mut parser = Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -67,6 +71,7 @@ fn arguments() -> Result<Option<Arguments>, lexopt::Error> {
             Arg::Long("count") => arguments.count = parser.value()?.parse()?,
             Arg::Long("seconds") => arguments.seconds = parser.value()?.parse()?,
             Arg::Long("first-failure") => arguments.first_failure = true,
+            Arg::Long("race") => arguments.race = true,
             Arg::Long("storage") => arguments.storage = true,
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
             Arg::Long(_) | Arg::Short(_) | Arg::Value(_) => return Err(argument.unexpected()),
@@ -81,6 +86,9 @@ fn work() -> Result<ExitCode, Box<dyn std::error::Error>> {
         write!(out, "{HELP}")?;
         return Ok(ExitCode::SUCCESS);
     };
+    if arguments.race {
+        return race(&mut out);
+    }
     if arguments.storage {
         return storage(&mut out, &arguments);
     }
@@ -201,4 +209,33 @@ fn storage(
     let seconds = outcome.took.as_secs_f64();
     writeln!(out, "{} runs in {seconds:.1} s", outcome.runs)?;
     Ok(ExitCode::from(u8::from(!failed.is_empty())))
+}
+
+/// Latency and throughput, both kinds of hosts and SPMs, in simulated time.
+fn race(out: &mut impl Write) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    for commit_ms in [20, 250, 500] {
+        for hosts in [2, 50, 249] {
+            for original in [false, true] {
+                let race = storage::race::steady(hosts, original, commit_ms);
+                let kind = if original { "original" } else { "ours" };
+                writeln!(
+                    out,
+                    "{hosts:>4} hosts, commit {commit_ms:>3} ms, {kind:<8}: \
+                     p50 {:>6} ms, p99 {:>6} ms, {} requests in {} commits",
+                    race.p50_ms, race.p99_ms, race.requests, race.commits
+                )?;
+            }
+        }
+        for original in [false, true] {
+            let storm = storage::race::storm(249, original, commit_ms);
+            let kind = if original { "original" } else { "ours" };
+            writeln!(
+                out,
+                " 249 hosts at once, commit {commit_ms:>3} ms, {kind:<8}: \
+                 all done after {} ms, {} commits",
+                storm.p99_ms, storm.commits
+            )?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

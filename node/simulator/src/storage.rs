@@ -35,6 +35,7 @@ mod io;
 mod lease;
 mod machine;
 mod original;
+pub mod race;
 mod roles;
 mod run;
 pub mod seen;

@@ -164,7 +164,12 @@ impl World {
         let lost = unknown && self.random.chance(500);
         let hangs = unknown && self.random.chance(100);
         let read = self.disk.metadata[domain].clone();
-        let lasts = self.random.between(MS, self.swarm.commit);
+        let least = if self.swarm.exact {
+            self.swarm.commit
+        } else {
+            MS
+        };
+        let lasts = self.random.between(least, self.swarm.commit);
         if let Some(commit) = self.commits.get_mut(&id) {
             commit.read = Some(read);
             commit.results = results;

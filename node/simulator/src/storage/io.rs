@@ -141,6 +141,7 @@ impl World {
             return self.object("every request is answered once, to its caller", what);
         }
         self.requests[index].outcome = Some(outcome);
+        self.requests[index].answered = self.now;
         let original = self.machines[machine].original;
         let sight = match outcome {
             Outcome::Done if original => Sight::OriginalAnswered,

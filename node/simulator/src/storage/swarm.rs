@@ -30,7 +30,7 @@ pub struct Faults {
 }
 
 /// Weights of what befalls a machine.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Troubles {
     /// Nothing.
     pub nothing: u32,
@@ -84,6 +84,8 @@ pub struct Swarm {
     pub latency: u64,
     /// How long a commit takes at most, ns.
     pub commit: u64,
+    /// Every one takes exactly so long.
+    pub exact: bool,
     /// Reads and writes of mailboxes.
     pub faults: Faults,
     /// Commits refused for lack of space, per mille.
@@ -166,6 +168,7 @@ impl Swarm {
                 random.pick(&[1, 1, 2, 5, 70])
             },
             latency: random.pick(&[MS, MS, 5 * MS, 50 * MS]),
+            exact: false,
             commit: if mixed {
                 // One commit for each request: more would never catch up.
                 random.pick(&[20 * MS, 100 * MS, 200 * MS])
@@ -179,6 +182,38 @@ impl Swarm {
             told_of_loss: random.pick(&[0, 500, 1000]),
             troubles,
             originals,
+        }
+    }
+
+    /// Healthy hosts of one kind on healthy storage, each asking every
+    /// `users_pace` ns on average.
+    #[must_use]
+    pub fn healthy(hosts: usize, original: bool, commit: u64, users_pace: u64) -> Self {
+        Self {
+            mode: Mode::Spm,
+            originals: vec![original; hosts],
+            mailboxes: 250,
+            domains: 1,
+            volumes: 1,
+            automatic: !original,
+            checksum: false,
+            faulty: u64::MAX,
+            outage_s: 10,
+            pace: 1000 * S,
+            users_pace,
+            burst: 1,
+            latency: MS,
+            commit,
+            exact: true,
+            faults: Faults::default(),
+            no_space: 0,
+            commit_unknown: 0,
+            step_fails: 0,
+            told_of_loss: 1000,
+            troubles: Troubles {
+                nothing: 1,
+                ..Troubles::default()
+            },
         }
     }
 }

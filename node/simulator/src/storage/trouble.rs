@@ -274,7 +274,7 @@ impl World {
         }
         let pause = self.random.between(MS, 2 * self.swarm.users_pace);
         self.after(pause, Event::User(machine));
-        if !self.machines[machine].up || self.requests.len() > 3_000 {
+        if !self.machines[machine].up || self.requests.len() > 10_000 {
             return;
         }
         let times = self.random.index(self.swarm.burst) + 1;
@@ -287,7 +287,7 @@ impl World {
         }
     }
 
-    fn ask(
+    pub(super) fn ask(
         &mut self,
         machine: usize,
         domain: usize,
@@ -317,6 +317,7 @@ impl World {
             domain,
             extend,
             asked: self.now,
+            answered: 0,
             by_mail: !local,
             outcome: None,
             abandoned: false,

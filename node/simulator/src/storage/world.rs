@@ -60,6 +60,7 @@ pub(super) struct Request {
     pub(super) domain: usize,
     pub(super) extend: Extend,
     pub(super) asked: u64,
+    pub(super) answered: u64,
     pub(super) by_mail: bool,
     pub(super) outcome: Option<Outcome>,
     /// Its process is gone: nobody waits.
@@ -96,6 +97,11 @@ impl World {
     pub(super) fn new(seed: u64, trace: Trace) -> Self {
         let mut random = Random::new(seed);
         let swarm = Swarm::draw(&mut random);
+        Self::of(swarm, random, trace)
+    }
+
+    /// A world of this mix.
+    pub(super) fn of(swarm: Swarm, random: Random, trace: Trace) -> Self {
         let machines = (0..swarm.originals.len())
             .map(|index| Machine::new(index, &swarm))
             .collect::<Vec<_>>();
@@ -127,6 +133,11 @@ impl World {
         for _ in 0..self.random.below(4) {
             self.garbage();
         }
+        self.begin_quietly();
+    }
+
+    /// The same, with nothing left by others.
+    pub(super) fn begin_quietly(&mut self) {
         for machine in 0..self.machines.len() {
             let at = self.random.below(3 * S);
             self.at(at, Event::Restart(machine));
