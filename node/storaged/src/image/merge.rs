@@ -17,7 +17,7 @@ use super::chain::{Link, View};
 use super::copy::Hold;
 use super::leases::Leases;
 use super::operation::{self, Job};
-use super::wipe::Disposal;
+use super::wipe::{self, Disposal};
 use super::{Work, delete, prepare, qemu, size};
 use crate::domain::Domain;
 use crate::job::{Context, Result};
@@ -113,6 +113,11 @@ pub fn prepare_merge(work: &Work<'_>, merge: Merge) -> Result<()> {
     if to_bytes > base.entry.size_bytes {
         work.domain.extend(work.authority, &base.entry, to_bytes)?;
     }
+    if grows && raw && work.domain.kind().is_block() {
+        // The merge writes only what the top has; the rest of the new room has to
+        // show zeros as it did, not what was there before.
+        zero_tail(work, &base)?;
+    }
     if grows {
         let mut metadata = base.metadata.clone();
         metadata.capacity_bytes = capacity;
@@ -124,6 +129,21 @@ pub fn prepare_merge(work: &Work<'_>, merge: Merge) -> Result<()> {
             .write_volume_metadata(work.authority, &base.entry, &metadata)?;
     }
     Ok(())
+}
+
+fn zero_tail(work: &Work<'_>, base: &Link) -> Result<()> {
+    let entry = work.domain.volume(base.entry.id)?;
+    work.domain.activate(&[&entry])?;
+    let zeroed = wipe::zero_from(
+        work.context,
+        &work.domain.path(&entry),
+        base.metadata.capacity_bytes,
+        None,
+    );
+    if prepare::users(work.domain, work.layout, entry.id)?.is_empty() {
+        work.domain.deactivate(&[&entry])?;
+    }
+    zeroed
 }
 
 /// Writes the top's data into the base, under the lease of the base; any host may.

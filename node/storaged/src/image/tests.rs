@@ -3,6 +3,7 @@
 mod crash;
 mod flows;
 mod model;
+mod real;
 mod shelf;
 mod site;
 mod wiping;

@@ -39,6 +39,20 @@ pub struct Disposal {
 ///
 /// `InUse` when somebody has it open; `Cancelled`; I/O. Some of it may be zeros.
 pub fn zero(context: &Context, path: &Path, bytes_per_s: Option<u64>) -> Result<()> {
+    zero_from(context, path, 0, bytes_per_s)
+}
+
+/// The same from byte `from` (a multiple of the sector size) on.
+///
+/// # Errors
+///
+/// As [`zero`].
+pub fn zero_from(
+    context: &Context,
+    path: &Path,
+    from: u64,
+    bytes_per_s: Option<u64>,
+) -> Result<()> {
     let fail = |e| failed("zero", path, &e);
     let mut eraser = Eraser::open(path).map_err(fail)?;
     let total = eraser.size_bytes();
@@ -48,14 +62,14 @@ pub fn zero(context: &Context, path: &Path, bytes_per_s: Option<u64>) -> Result<
         None => STEP_BYTES,
     };
     let began = Instant::now();
-    let mut at = 0;
+    let mut at = from;
     while at < total {
         context.go_on()?;
         context.tell(at, total, "zero");
         let step = step_max.min(total - at);
         eraser.zero(at, step).map_err(fail)?;
         at += step;
-        pace(context, began, at, bytes_per_s)?;
+        pace(context, began, at - from, bytes_per_s)?;
     }
     eraser.flush().map_err(fail)?;
     context.tell(total, total, "zero");

@@ -22,6 +22,7 @@ const NONE: Disposal = Disposal {
 fn snapshot(site: &Site, of: u8, id: u8, parent: u8) {
     let request = CreateVolume {
         parent: Some(volume(parent)),
+        capacity_bytes: 0,
         ..site.request(of, id, VolumeFormat::Cow)
     };
     create(&site.work(), &request).unwrap();
@@ -29,27 +30,29 @@ fn snapshot(site: &Site, of: u8, id: u8, parent: u8) {
 
 #[test]
 fn volume_is_made_written_snapshotted_and_deleted() {
-    both(|site| {
-        for (of, base) in [(1, VolumeFormat::Raw), (2, VolumeFormat::Cow)] {
-            let (first, second) = (of * 10, of * 10 + 1);
-            create(&site.work(), &site.request(of, first, base)).unwrap();
-            site.write(of, first, 0, 1);
-            snapshot(&site, of, second, first);
-            assert_eq!(site.kind_of(first), VolumeType::Internal);
-            assert_eq!(site.kind_of(second), VolumeType::Leaf);
-            site.write(of, second, 1, 2);
-            assert_eq!(site.read(of, second)[..3], [1, 2, 0]);
-            assert_eq!(site.read(of, first)[..3], [1, 0, 0]);
-            site.check();
-            let failure = delete_volume(&site.work(), volume(first), NONE).unwrap_err();
-            assert_eq!(failure.kind, FailureKind::InUse);
-            delete_volume(&site.work(), volume(second), NONE).unwrap();
-            assert_eq!(site.kind_of(first), VolumeType::Leaf);
-            assert_eq!(site.read(of, first)[..3], [1, 0, 0]);
-            delete_volume(&site.work(), volume(first), NONE).unwrap();
-        }
-        assert!(site.domain.volumes().unwrap().is_empty());
-    });
+    both(|site| make_and_delete(&site));
+}
+
+pub(super) fn make_and_delete(site: &Site) {
+    for (of, base) in [(1, VolumeFormat::Raw), (2, VolumeFormat::Cow)] {
+        let (first, second) = (of * 10, of * 10 + 1);
+        create(&site.work(), &site.request(of, first, base)).unwrap();
+        site.write(of, first, 0, 1);
+        snapshot(site, of, second, first);
+        assert_eq!(site.kind_of(first), VolumeType::Internal);
+        assert_eq!(site.kind_of(second), VolumeType::Leaf);
+        site.write(of, second, 1, 2);
+        assert_eq!(site.read(of, second)[..3], [1, 2, 0]);
+        assert_eq!(site.read(of, first)[..3], [1, 0, 0]);
+        site.check();
+        let failure = delete_volume(&site.work(), volume(first), NONE).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::InUse);
+        delete_volume(&site.work(), volume(second), NONE).unwrap();
+        assert_eq!(site.kind_of(first), VolumeType::Leaf);
+        assert_eq!(site.read(of, first)[..3], [1, 0, 0]);
+        delete_volume(&site.work(), volume(first), NONE).unwrap();
+    }
+    assert!(site.domain.volumes().unwrap().is_empty());
 }
 
 #[test]
@@ -119,53 +122,55 @@ fn rules_of_creation() {
 
 #[test]
 fn template_is_shared_by_its_clones_and_never_goes_before_them() {
-    both(|site| {
-        let work = site.work();
-        create(&work, &site.request(1, 1, VolumeFormat::Cow)).unwrap();
-        site.write(1, 1, 0, 7);
-        snapshot(&site, 1, 2, 1);
-        site.write(1, 2, 1, 8);
-        let source = Source {
-            domain: site.domain.as_ref(),
-            image: image(1),
-            volume: volume(2),
-        };
-        let new = NewCopy {
-            image: image(5),
-            volume: volume(5),
-            format: None,
-            allocation: Allocation::Sparse,
-            description: Some("template".into()),
-            template: true,
-            options: CopyOptions::default(),
-            again: false,
-        };
-        copy::copy_image(&work, source, &new).unwrap();
-        assert_eq!(site.read(5, 5)[..3], [7, 8, 0]);
-        assert_eq!(site.kind_of(5), VolumeType::Shared);
-        assert_eq!(site.legality(5), Legality::Legal);
-        for (of, id) in [(6, 6), (7, 7)] {
-            snapshot(&site, of, id, 5);
-            site.write(of, id, 2, id);
-            assert_eq!(site.read(of, id)[..4], [7, 8, id, 0]);
-        }
-        assert_eq!(site.kind_of(5), VolumeType::Shared);
-        site.check();
-        let in_use = delete_image(&work, image(5), NONE).unwrap_err();
-        assert_eq!(in_use.kind, FailureKind::InUse);
-        let in_use = delete_volume(&work, volume(5), NONE).unwrap_err();
-        assert_eq!(in_use.kind, FailureKind::InUse);
-        delete_image(&work, image(6), NONE).unwrap();
-        delete_volume(&work, volume(7), NONE).unwrap();
-        assert_eq!(site.read(5, 5)[..3], [7, 8, 0]);
-        delete_image(&work, image(5), NONE).unwrap();
-        delete_image(&work, image(1), NONE).unwrap();
-        assert!(site.domain.volumes().unwrap().is_empty());
-        if !site.domain.kind().is_block() {
-            let left = std::fs::read_dir(site.domain.root().join("images")).unwrap();
-            assert_eq!(left.count(), 0, "directories left behind");
-        }
-    });
+    both(|site| share_template(&site));
+}
+
+pub(super) fn share_template(site: &Site) {
+    let work = site.work();
+    create(&work, &site.request(1, 1, VolumeFormat::Cow)).unwrap();
+    site.write(1, 1, 0, 7);
+    snapshot(site, 1, 2, 1);
+    site.write(1, 2, 1, 8);
+    let source = Source {
+        domain: site.domain.as_ref(),
+        image: image(1),
+        volume: volume(2),
+    };
+    let new = NewCopy {
+        image: image(5),
+        volume: volume(5),
+        format: None,
+        allocation: Allocation::Sparse,
+        description: Some("template".into()),
+        template: true,
+        options: CopyOptions::default(),
+        again: false,
+    };
+    copy::copy_image(&work, source, &new).unwrap();
+    assert_eq!(site.read(5, 5)[..3], [7, 8, 0]);
+    assert_eq!(site.kind_of(5), VolumeType::Shared);
+    assert_eq!(site.legality(5), Legality::Legal);
+    for (of, id) in [(6, 6), (7, 7)] {
+        snapshot(site, of, id, 5);
+        site.write(of, id, 2, id);
+        assert_eq!(site.read(of, id)[..4], [7, 8, id, 0]);
+    }
+    assert_eq!(site.kind_of(5), VolumeType::Shared);
+    site.check();
+    let in_use = delete_image(&work, image(5), NONE).unwrap_err();
+    assert_eq!(in_use.kind, FailureKind::InUse);
+    let in_use = delete_volume(&work, volume(5), NONE).unwrap_err();
+    assert_eq!(in_use.kind, FailureKind::InUse);
+    delete_image(&work, image(6), NONE).unwrap();
+    delete_volume(&work, volume(7), NONE).unwrap();
+    assert_eq!(site.read(5, 5)[..3], [7, 8, 0]);
+    delete_image(&work, image(5), NONE).unwrap();
+    delete_image(&work, image(1), NONE).unwrap();
+    assert!(site.domain.volumes().unwrap().is_empty());
+    if !site.domain.kind().is_block() {
+        let left = std::fs::read_dir(site.domain.root().join("images")).unwrap();
+        assert_eq!(left.count(), 0, "directories left behind");
+    }
 }
 
 #[test]
@@ -289,39 +294,41 @@ fn failed_copy_leaves_its_target_illegal_and_unusable() {
 
 #[test]
 fn merge_keeps_what_the_guest_sees() {
-    both(|site| {
-        for (of, base) in [(1, VolumeFormat::Raw), (2, VolumeFormat::Cow)] {
-            let id = |n: u8| of * 10 + n;
-            create(&site.work(), &site.request(of, id(0), base)).unwrap();
-            site.write(of, id(0), 0, 1);
-            snapshot(&site, of, id(1), id(0));
-            site.write(of, id(1), 1, 2);
-            let larger = CreateVolume {
-                parent: Some(volume(id(1))),
-                capacity_bytes: CAPACITY * 2,
-                ..site.request(of, id(2), VolumeFormat::Cow)
-            };
-            create(&site.work(), &larger).unwrap();
-            site.write(of, id(2), 17, 3);
-            let seen = site.read(of, id(2));
-            let pair = |base: u8, top: u8| Merge {
-                image: image(of),
-                base: volume(id(base)),
-                top: volume(id(top)),
-            };
-            // In the middle, then the leaf.
-            merge::merge(&site.work(), pair(0, 1), &Job::default(), NONE).unwrap();
-            site.check();
-            assert_eq!(site.read(of, id(2)), seen);
-            merge::merge(&site.work(), pair(0, 2), &Job::default(), NONE).unwrap();
-            site.check();
-            let after = site.read(of, id(0));
-            assert_eq!(after, seen, "{base:?}");
-            assert_eq!(site.kind_of(id(0)), VolumeType::Leaf);
-            assert_eq!(site.legality(id(0)), Legality::Legal);
-        }
-        assert_eq!(site.live().len(), 2);
-    });
+    both(|site| merge_twice(&site));
+}
+
+pub(super) fn merge_twice(site: &Site) {
+    for (of, base) in [(1, VolumeFormat::Raw), (2, VolumeFormat::Cow)] {
+        let id = |n: u8| of * 10 + n;
+        create(&site.work(), &site.request(of, id(0), base)).unwrap();
+        site.write(of, id(0), 0, 1);
+        snapshot(site, of, id(1), id(0));
+        site.write(of, id(1), 1, 2);
+        let larger = CreateVolume {
+            parent: Some(volume(id(1))),
+            capacity_bytes: site.capacity(id(1)) + CAPACITY,
+            ..site.request(of, id(2), VolumeFormat::Cow)
+        };
+        create(&site.work(), &larger).unwrap();
+        site.write(of, id(2), 17, 3);
+        let seen = site.read(of, id(2));
+        let pair = |base: u8, top: u8| Merge {
+            image: image(of),
+            base: volume(id(base)),
+            top: volume(id(top)),
+        };
+        // In the middle, then the leaf.
+        merge::merge(&site.work(), pair(0, 1), &Job::default(), NONE).unwrap();
+        site.check();
+        assert_eq!(site.read(of, id(2)), seen);
+        merge::merge(&site.work(), pair(0, 2), &Job::default(), NONE).unwrap();
+        site.check();
+        let after = site.read(of, id(0));
+        assert_eq!(after, seen, "{base:?}");
+        assert_eq!(site.kind_of(id(0)), VolumeType::Leaf);
+        assert_eq!(site.legality(id(0)), Legality::Legal);
+    }
+    assert_eq!(site.live().len(), 2);
 }
 
 #[test]

@@ -98,8 +98,9 @@ impl Model {
     }
 }
 
-const NONE: Disposal = Disposal {
-    wipe: false,
+/// Wiped: a RAW volume on a block domain shows what its place had before.
+const WIPE: Disposal = Disposal {
+    wipe: true,
     discard: false,
     bytes_per_s: None,
 };
@@ -107,6 +108,7 @@ const NONE: Disposal = Disposal {
 fn child(site: &Site, of: u8, id: u8, parent: u8) {
     let request = CreateVolume {
         parent: Some(volume(parent)),
+        capacity_bytes: 0,
         ..site.request(of, id, VolumeFormat::Cow)
     };
     create(&site.work(), &request).unwrap();
@@ -161,7 +163,7 @@ fn perform(site: &Site, model: &mut Model, step: &Step) {
                 base: volume(chain[level].0),
                 top: volume(chain[level + 1].0),
             };
-            merge::merge(&work, pair, &Job::default(), NONE).unwrap();
+            merge::merge(&work, pair, &Job::default(), WIPE).unwrap();
             let (_, content) = chain.remove(level + 1);
             chain[level].1 = content;
         }
@@ -170,14 +172,14 @@ fn perform(site: &Site, model: &mut Model, step: &Step) {
                 return;
             };
             let (leaf, _) = model.images.get_mut(&of).unwrap().chain.pop().unwrap();
-            delete_volume(&work, volume(leaf), NONE).unwrap();
+            delete_volume(&work, volume(leaf), WIPE).unwrap();
         }
         Step::DeleteImage { at } => {
             let Some(of) = model.pick(at, |_| true) else {
                 return;
             };
             let used = model.images.values().any(|image| image.on == Some(of));
-            let answer = delete_image(&work, image(of), NONE);
+            let answer = delete_image(&work, image(of), WIPE);
             assert_eq!(answer.is_err(), used, "{answer:?}");
             if !used {
                 model.images.remove(&of);
@@ -239,15 +241,19 @@ fn agrees(site: &Site, model: &Model) {
     assert_eq!(site.live().len(), count);
     for (of, image) in &model.images {
         for (id, content) in &image.chain {
-            assert_eq!(site.read(*of, *id), content, "volume {id} of image {of}");
+            // Extents may make a RAW volume longer than asked for.
+            let seen = site.read(*of, *id);
+            let (front, rest) = seen.split_at(content.len());
+            assert_eq!(front, content, "volume {id} of image {of}");
+            assert!(rest.iter().all(|byte| *byte == 0));
         }
     }
 }
 
-fn random_work(sort: Sort) {
+pub(super) fn random_work(sort: Sort, cases: u32) {
     let config = Config {
-        cases: 4,
-        max_shrink_iters: 20,
+        cases,
+        max_shrink_iters: 20 * (cases - 1),
         failure_persistence: None,
         ..Config::default()
     };
@@ -269,10 +275,10 @@ fn random_work(sort: Sort) {
 
 #[test]
 fn random_work_on_files_keeps_every_byte() {
-    random_work(Sort::File);
+    random_work(Sort::File, 4);
 }
 
 #[test]
 fn random_work_on_devices_keeps_every_byte() {
-    random_work(Sort::Block);
+    random_work(Sort::Block, 4);
 }

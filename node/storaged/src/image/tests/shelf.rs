@@ -177,7 +177,7 @@ impl Drop for Shelf {
 }
 
 /// Runs losetup; it races with others for the free device.
-fn run(arguments: &[&str]) -> String {
+pub(super) fn run(arguments: &[&str]) -> String {
     let mut last = String::new();
     for _ in 0..50 {
         let output = Command::new("losetup")

@@ -12,6 +12,7 @@ use disk_format::vdsm::uuid::{DomainId, ImageId, VolumeId};
 use disk_format::vdsm::version::DomainVersion;
 use disk_format::vdsm::volume::{Allocation, Legality, VolumeFormat, VolumeType};
 
+use super::real::Real;
 use super::shelf::Shelf;
 use crate::authority::Authority;
 use crate::domain::{Domain, VolumeEntry};
@@ -119,6 +120,8 @@ impl HeldLease for Held<'_> {
 pub(super) enum Sort {
     File,
     Block,
+    /// A real volume group.
+    Lvm,
 }
 
 pub(super) struct Site {
@@ -163,6 +166,11 @@ impl Site {
                 Self::with(folder, Box::new(shelf.clone()), Some(shelf))
             }
             Sort::File => Self::file(DomainVersion::V5),
+            Sort::Lvm => {
+                let folder = tempfile::tempdir().unwrap();
+                let real = Real::new(folder.path());
+                Self::with(folder, Box::new(real), None)
+            }
         }
     }
 
@@ -198,6 +206,11 @@ impl Site {
         }
         match &self.shelf {
             Some(shelf) => shelf.detach_all(),
+            None if self.domain.kind().is_block() => {
+                let entries = self.domain.volumes().unwrap();
+                let entries: Vec<_> = entries.iter().collect();
+                self.domain.deactivate(&entries).unwrap();
+            }
             None => {
                 let root = self.domain.root();
                 self.domain = Box::new(FileDomain::open(&root).unwrap());
@@ -277,13 +290,17 @@ impl Site {
             tool("qemu-img", &arguments);
         });
         let bytes = std::fs::read(&out).unwrap();
-        bytes
+        let mut parts: Vec<u8> = bytes
             .chunks(65536)
             .map(|part| {
                 assert!(part.iter().all(|b| b == &part[0]), "torn part");
                 part[0]
             })
-            .collect()
+            .collect();
+        // Extents make RAW volumes long; no test writes so far behind.
+        assert!(parts.iter().skip(64).all(|byte| *byte == 0));
+        parts.truncate(64);
+        parts
     }
 
     pub(super) fn live(&self) -> Vec<VolumeEntry> {
@@ -294,6 +311,11 @@ impl Site {
     pub(super) fn kind_of(&self, id: u8) -> VolumeType {
         let entry = self.domain.volume(volume(id)).unwrap();
         self.domain.volume_metadata(&entry).unwrap().volume_type
+    }
+
+    pub(super) fn capacity(&self, id: u8) -> u64 {
+        let entry = self.domain.volume(volume(id)).unwrap();
+        self.domain.volume_metadata(&entry).unwrap().capacity_bytes
     }
 
     pub(super) fn legality(&self, id: u8) -> Legality {
