@@ -130,6 +130,7 @@ enum Kind {
     Posix,
     Local,
     Gluster,
+    Fc,
 }
 
 /// Each kind, and the keys it may have besides `type`.
@@ -162,6 +163,7 @@ const KINDS: &[(&str, Kind, &[&str])] = &[
     ("posix", Kind::Posix, &["spec", "vfs_type", "options"]),
     ("local", Kind::Local, &["path"]),
     ("gluster", Kind::Gluster, &["volume", "options"]),
+    ("fc", Kind::Fc, &[]),
 ];
 
 fn connection(section: &Section<'_, '_>, mistakes: &mut Mistakes) -> Option<Connection> {
@@ -184,6 +186,7 @@ fn connection(section: &Section<'_, '_>, mistakes: &mut Mistakes) -> Option<Conn
             vfs_type: required(section, "vfs_type", "\"xfs\"", plain, mistakes)?,
             options: options(section, mistakes),
         },
+        Kind::Fc => Connection::Fc {},
         Kind::Local => Connection::Local {
             path: required(section, "path", "\"/data/images\"", names::path, mistakes)?,
         },

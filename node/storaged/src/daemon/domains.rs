@@ -21,8 +21,15 @@ const CYCLE: Duration = Duration::from_secs(10);
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 /// Between two checks that cost more.
 const THOROUGH: Duration = Duration::from_secs(300);
+/// The first check opens the domain, which activates volumes; a thorough one has
+/// LVM compare its copies of the metadata.
+const THOROUGH_DEADLINE: Duration = Duration::from_secs(60);
 /// Looking for domains on a connection.
 const FIND_DEADLINE: Duration = Duration::from_secs(60);
+/// Taking down volumes that an earlier life of this machine's daemon left active.
+const TIDY_DEADLINE: Duration = Duration::from_secs(120);
+/// Leaving a lockspace, and taking down the domain's volumes.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(60);
 /// Asking to join a lockspace; joining itself goes on without us.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -85,6 +92,14 @@ impl Daemon {
 
     /// Looks for domains on LUNs.
     pub(crate) async fn find_block(self: &Rc<Self>, id: Option<&str>) -> Result<()> {
+        if !self.tidied.replace(true)
+            && let Err(failure) = self
+                .workers
+                .work(&Key::Scan, Work::Tidy, TIDY_DEADLINE)
+                .await
+        {
+            tracing::warn!("taking down what nobody uses: {failure}");
+        }
         let work = Work::Find {
             mount: None,
             local: false,
@@ -243,7 +258,7 @@ impl Daemon {
         };
         let work = Work::LeaveHostId { place };
         let key = Key::Monitor(id.to_owned());
-        let left = self.workers.work(&key, work, JOIN_DEADLINE).await;
+        let left = self.workers.work(&key, work, LEAVE_DEADLINE).await;
         self.keep_for_domain(connection.as_deref(), id, false);
         left.map(drop)
     }
@@ -266,13 +281,21 @@ impl Daemon {
                 place: place.clone(),
                 thorough: costly,
             };
-            let outcome = self.workers.work(&key, work, CHECK_DEADLINE).await;
+            let deadline = if costly {
+                THOROUGH_DEADLINE
+            } else {
+                CHECK_DEADLINE
+            };
+            let outcome = self.workers.work(&key, work, deadline).await;
             if !watched.get() {
                 return;
             }
-            if costly && outcome.is_ok() {
-                thorough = Some(began);
-            }
+            // After a failure the domain is opened anew.
+            thorough = match (&outcome, costly) {
+                (Err(_), _) => None,
+                (Ok(_), true) => Some(began),
+                (Ok(_), false) => thorough,
+            };
             let valid = self.checked(id, outcome);
             if valid && !matches!(place.carrier, Carrier::Local { .. }) {
                 let work = Work::JoinHostId { place };

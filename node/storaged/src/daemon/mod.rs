@@ -22,7 +22,7 @@ mod tasks;
 mod watches;
 mod workers;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
@@ -62,6 +62,8 @@ pub(crate) struct Daemon {
     pool_reason: RefCell<Option<String>>,
     role: RefCell<Role>,
     tasks: Tasks,
+    /// Whether volumes that nobody uses were taken down.
+    tidied: Cell<bool>,
     /// Guests, by their QMP sockets.
     watches: RefCell<BTreeMap<String, Watched>>,
     /// Guests of an earlier daemon whose domains are not there yet.
@@ -196,6 +198,7 @@ async fn main(
         pool_reason: RefCell::default(),
         role: RefCell::default(),
         tasks: Tasks::default(),
+        tidied: Cell::default(),
         watches: RefCell::default(),
         unwatched: RefCell::default(),
         clients: Rc::default(),

@@ -7,6 +7,8 @@ use control::config::{Manager, SpmMode};
 use control::storage::report::{PoolReport, SpmReport};
 use control::storage::request::SpmRequest;
 use control::storage::{Answer, Failure, FailureKind, Reply};
+use mailbox::Monotonic;
+use mailbox::role::takeover::{Candidate, Holder, Takeover};
 
 use super::Daemon;
 use super::socket::done;
@@ -21,7 +23,7 @@ const POOL_DEADLINE: Duration = Duration::from_secs(60);
 const POOL_REFRESH: Duration = Duration::from_secs(60);
 /// Between two looks at who has the role.
 const SPM_LOOK: Duration = Duration::from_secs(20);
-/// Between two attempts of an automatic start.
+/// Between two attempts of a start that an operator asked for.
 const SPM_RETRY: Duration = Duration::from_secs(30);
 /// Giving the role back: unmounting a master file system may take a while.
 const SPM_STOP_DEADLINE: Duration = Duration::from_secs(90);
@@ -53,9 +55,62 @@ pub(crate) struct Role {
     since: Option<Instant>,
     looked: Option<Instant>,
     tried: Option<Instant>,
+    /// When this host takes the role by itself, and for which host id.
+    takeover: Option<(u16, Takeover)>,
 }
 
 impl Role {
+    /// The decision of this host; another host id begins anew.
+    fn takeover(&mut self, host_id: u16) -> &mut Takeover {
+        let known = self.takeover.take().filter(|(id, _)| *id == host_id);
+        let (_, takeover) = self
+            .takeover
+            .insert(known.unwrap_or_else(|| (host_id, Takeover::new(host_id, true))));
+        takeover
+    }
+
+    /// Takes in who has the role, as `report` says (nothing: it is not known).
+    fn view(&mut self, host_id: u16, report: Option<&SpmReport>) {
+        let holder = match report.map(|report| report.state.as_str()) {
+            Some("free") => Holder::Nobody,
+            Some("elsewhere") => Holder::Somebody,
+            Some(_) | None => Holder::Unknown,
+        };
+        let live: Vec<Candidate> = report
+            .map(|report| report.live_hosts.as_slice())
+            .unwrap_or_default()
+            .iter()
+            .map(|host_id| Candidate {
+                host_id: *host_id,
+                score: None,
+            })
+            .collect();
+        self.takeover(host_id).view(now(), holder, &live);
+    }
+
+    /// A start has failed, or the role was lost: others go first.
+    fn failed(&mut self) {
+        if let Some((_, takeover)) = &mut self.takeover {
+            takeover.failed(now());
+        }
+    }
+
+    /// An operator took the role away from here.
+    fn stood_down(&mut self) {
+        if let Some((_, takeover)) = &mut self.takeover {
+            takeover.stood_down(now());
+        }
+    }
+
+    /// Whether this host takes the role by itself now.
+    fn takes_over(&self) -> bool {
+        let now = now();
+        self.takeover
+            .as_ref()
+            .and_then(|(_, takeover)| takeover.due(now))
+            .is_some_and(|due| due <= now)
+    }
+
     pub(crate) fn report(&self) -> SpmReport {
         let mut report = self.report.clone();
         report.since_ms = self
@@ -328,6 +383,11 @@ impl Daemon {
         if role.here {
             return;
         }
+        let report = match &outcome {
+            Ok(Answer::Spm(report)) => Some(report),
+            Ok(_) | Err(_) => None,
+        };
+        role.view(context.host_id, report);
         match outcome {
             Ok(Answer::Spm(report)) => {
                 let kept = role.report.reason.take();
@@ -346,10 +406,10 @@ impl Daemon {
         let auto = self.config.borrow().spm == SpmMode::Auto;
         let due = {
             let role = self.role.borrow();
+            let again = role.tried.is_none_or(|at| at.elapsed() >= SPM_RETRY);
             !role.here
                 && role.report.state == "free"
-                && (role.asked || auto)
-                && role.tried.is_none_or(|at| at.elapsed() >= SPM_RETRY)
+                && (role.asked && again || auto && role.takes_over())
         };
         if due {
             drop(self.start_spm());
@@ -399,6 +459,7 @@ impl Daemon {
                     tracing::info!("this host is the pool's manager");
                 }
                 Err(failure) => {
+                    role.failed();
                     role.here = false;
                     role.looked = None;
                     role.report.state = "unknown".to_owned();
@@ -439,6 +500,7 @@ impl Daemon {
         // the lease daemon frees its lease when its last process is gone.
         self.workers.stop(&key, outcome.is_err());
         let mut role = self.role.borrow_mut();
+        role.stood_down();
         role.here = false;
         role.since = None;
         role.looked = None;
@@ -461,6 +523,7 @@ impl Daemon {
             return;
         }
         tracing::error!("the manager's role is lost: writer {pid}: {reason}");
+        role.failed();
         role.here = false;
         role.since = None;
         role.looked = None;
@@ -569,4 +632,9 @@ impl Daemon {
             format!("this host is not the pool's manager, which alone changes storage: {who}"),
         ))
     }
+}
+
+/// The clock of the take-over.
+fn now() -> Monotonic {
+    Monotonic(linux::clock::boottime_ns())
 }

@@ -56,6 +56,10 @@ pub fn run(
             connect::rescan(context, &host.places())?;
             Ok(done("looked for LUNs"))
         }
+        Work::Tidy => {
+            let count = crate::block::deactivate_unused(&host.lvm, context)?;
+            Ok(done(format!("{count} volumes were taken down")))
+        }
         Work::Find { mount: None, .. } => find_block(host),
         Work::Find {
             mount: Some(mount), ..

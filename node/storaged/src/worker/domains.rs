@@ -243,6 +243,10 @@ pub(super) fn leave(place: &Place, host: &Host, context: &Context) -> Result<Ans
     let lock = LockPlace::of(domain.as_ref())?;
     host.cluster()?.leave(&lock)?;
     host.forget(place);
+    if place.carrier == Carrier::Block {
+        // Else the LUNs stay busy, and cannot be disconnected.
+        block::take_down(&host.lvm, context, domain.id())?;
+    }
     Ok(done("left"))
 }
 

@@ -70,9 +70,12 @@ pub(super) fn disconnect(wanted: &PoolContext, host: &Host) -> Result<Answer> {
 pub(super) fn role(wanted: &PoolContext, host: &Host, context: &Context) -> Result<Answer> {
     let master = host.open(&wanted.master, context)?.domain();
     let lock = LockPlace::of(master.as_ref())?;
-    let owner = host.cluster()?.owner(&lock)?;
+    let cluster = host.cluster()?;
+    let owner = cluster.owner(&lock)?;
     let number = |number: u64| i64::try_from(number).ok();
-    Ok(Answer::Spm(match owner {
+    // Nobody takes over from whom it does not know: an empty list is safe.
+    let live_hosts = cluster.live(&lock).unwrap_or_default();
+    let mut report = match owner {
         Owner::Free { lver } => SpmReport {
             state: "free".to_owned(),
             lver: number(lver),
@@ -98,5 +101,7 @@ pub(super) fn role(wanted: &PoolContext, host: &Host, context: &Context) -> Resu
                 ..SpmReport::default()
             }
         }
-    }))
+    };
+    report.live_hosts = live_hosts;
+    Ok(Answer::Spm(report))
 }

@@ -124,6 +124,8 @@ pub enum Work {
     },
     /// Look for new and grown LUNs.
     Rescan,
+    /// Take down volumes that are active and not prepared.
+    Tidy,
     // --- Domains: one worker each ---
     /// `Answer::Domains`: those on LUNs (no mount) or below a mount point.
     Find {
@@ -326,6 +328,7 @@ impl Work {
             Self::Discover { .. } => "discover",
             Self::Luns { .. } => "list LUNs",
             Self::Rescan => "rescan",
+            Self::Tidy => "take down unused volumes",
             Self::Find { .. } => "look for domains",
             Self::Create { .. } => "create domain",
             Self::Look { .. } => "look at domain",

@@ -94,7 +94,7 @@ pth = "/x"
             line 8: storage.connection entry 1.portals: is empty
             line 12: storage.connection entry 2.export: "/exports": an export is written server:/path
             line 13: storage.connection entry 2.portals: only for type iscsi
-            line 15: storage.connection entry 3.type: missing; one of "iscsi", "nfs", "posix", "local", "gluster"
+            line 15: storage.connection entry 3.type: missing; one of "iscsi", "nfs", "posix", "local", "gluster", "fc"
             line 17: storage.connection entry 4.path: missing; for instance path = "/data/images"
             line 19: storage.connection entry 4.options: only for type nfs, posix, gluster
             line 20: storage.connection entry 4.pth: unknown key; did you mean path?
