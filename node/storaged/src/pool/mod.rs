@@ -21,6 +21,7 @@
 
 mod create;
 mod directory;
+mod each;
 pub mod files;
 mod links;
 mod look;
@@ -30,8 +31,10 @@ mod spm;
 
 pub use create::{NewPool, create, reconstruct};
 pub use directory::{Choice, Directory, check_master, choose_master};
+pub(crate) use each::{BESIDE, each};
 pub use links::{rebuild as rebuild_links, remove as remove_links};
 pub use look::{Look, look};
 pub use member::{attach, detach, force_detach, set_status, upgrade};
 pub use migrate::{Migration, Step};
+pub(crate) use spm::metadata_of;
 pub use spm::{Fatal, Manager, OnLost, Start, StartError};

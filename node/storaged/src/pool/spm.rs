@@ -12,6 +12,7 @@ use disk_format::vdsm::uuid::{DomainId, PoolId};
 use disk_format::vdsm::version::DomainVersion;
 
 use super::directory::{Directory, check_master};
+use super::each::{BESIDE, each};
 use super::files::{MasterFiles, prepare_mailboxes};
 use super::member::{join_time, own_lease, upgrade};
 use crate::authority::Authority;
@@ -203,9 +204,12 @@ impl Manager {
     /// Domains that still say they are the master, with a lower version: a
     /// migration was interrupted, or they were away.
     fn demote_former_masters(&self, context: &Context) -> Result<()> {
+        let read = self.others_metadata();
         for other in &self.others {
-            let former = other.metadata().is_ok_and(|found| {
-                found.role() == DomainRole::Master && found.pools().contains(&self.pool)
+            let former = read.iter().any(|found| {
+                found.id() == other.id()
+                    && found.role() == DomainRole::Master
+                    && found.pools().contains(&self.pool)
             });
             if former && let Err(failure) = self.demote(context, other.as_ref()) {
                 // It may be away, or broken; the role does not depend on it.
@@ -339,10 +343,7 @@ impl Manager {
     /// Metadata of the other connected domains, those that cannot be read left out.
     #[must_use]
     pub fn others_metadata(&self) -> Vec<DomainMetadata> {
-        self.others
-            .iter()
-            .filter_map(|other| other.metadata().ok())
-            .collect()
+        metadata_of(&self.others)
     }
 
     /// A connected domain of the pool.
@@ -392,6 +393,12 @@ impl Manager {
         }
         self.authority.give_back().map_err(Fatal)
     }
+}
+
+/// Metadata of domains; those that cannot be read, or not in time, are left out.
+pub(crate) fn metadata_of(domains: &[Arc<dyn Domain>]) -> Vec<DomainMetadata> {
+    let read = each(domains.to_vec(), BESIDE, |domain| domain.metadata().ok());
+    read.into_iter().flatten().collect()
 }
 
 /// Steps that progress counts.

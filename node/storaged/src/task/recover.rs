@@ -12,7 +12,7 @@ use crate::job::{Context, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovered {
     /// It had ended; its result is kept.
-    Kept(Task),
+    Kept(Box<Task>),
     /// It was undone.
     Undone(TaskId),
     /// It cannot be undone: why.
@@ -38,7 +38,7 @@ pub fn recover(
         context.go_on()?;
         all.push(match task {
             Err(failure) => Recovered::Failed(id, failure),
-            Ok(task) if task.state.is_over() => Recovered::Kept(task),
+            Ok(task) if task.state.is_over() => Recovered::Kept(Box::new(task)),
             Ok(task) => one(store, authority, task, undo)?,
         });
     }

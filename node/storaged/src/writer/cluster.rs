@@ -234,6 +234,32 @@ impl Cluster {
         })
     }
 
+    /// Hosts seen alive in the domain's lockspace, in order; this one is among
+    /// them when it has joined.
+    ///
+    /// # Errors
+    /// No lease daemon, or the lockspace is not joined.
+    pub fn live(&self, place: &LockPlace) -> Result<Vec<u16>> {
+        if place.local {
+            return Ok(vec![self.host_id]);
+        }
+        let hosts = self
+            .client
+            .hosts(&place.lockspace(0)?, ANSWER)
+            .map_err(|error| told(place, "asking for its hosts", &error))?;
+        let mut live: Vec<u16> = hosts
+            .iter()
+            .filter(|host| host.state() == Some(HostState::Live))
+            .filter_map(|host| u16::try_from(host.host_id).ok())
+            .collect();
+        if self.joined(place)? == Joined::Yes {
+            live.push(self.host_id);
+        }
+        live.sort_unstable();
+        live.dedup();
+        Ok(live)
+    }
+
     /// A connection by which this process may hold leases.
     pub(super) fn register(&self, place: &LockPlace) -> Result<Registered> {
         self.client

@@ -19,11 +19,14 @@ pub(super) const MIB: u64 = 1 << 20;
 
 /// What a commit needs.
 pub(super) struct Desk {
-    state: Mutex<(PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>)>,
+    state: Mutex<Known>,
     /// Opens a block domain of the pool that was connected after the role was taken.
     adopt: Adopt,
     on_lost: OnLost,
 }
+
+/// The right to commit, and the domains it covers.
+type Known = (PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>);
 
 /// Opens a domain that mail is about, if it is one of the pool.
 pub(super) type Adopt = Box<dyn Fn(DomainId) -> Option<Arc<dyn Domain>> + Send + Sync>;
@@ -40,7 +43,7 @@ impl Desk {
         desk
     }
 
-    fn lock(&self) -> MutexGuard<'_, (PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>)> {
+    fn lock(&self) -> MutexGuard<'_, Known> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

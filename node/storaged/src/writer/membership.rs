@@ -8,7 +8,6 @@ use std::time::Duration;
 use control::config::Manager as Mode;
 use control::storage::report::{PoolDomain, PoolReport};
 use control::storage::{Answer, Failure, FailureKind};
-use disk_format::vdsm::domain::DomainMetadata;
 use disk_format::vdsm::pool::PoolDomainStatus;
 use disk_format::vdsm::uuid::PoolId;
 use disk_format::vdsm::version::DomainVersion;
@@ -161,7 +160,7 @@ impl Roles {
     ) -> Result<Answer> {
         let target = self.open(context, place)?;
         let directory = self.on_list(context, pool, |authority, cluster, id, master, others| {
-            let seen = metadata(others);
+            let seen = pool::metadata_of(others);
             pool::attach(
                 context,
                 authority,
@@ -200,7 +199,7 @@ impl Roles {
             });
         }
         let directory = self.on_list(context, pool, |authority, cluster, id, master, others| {
-            let seen = metadata(others);
+            let seen = pool::metadata_of(others);
             pool::detach(authority, cluster, id, master, &seen, target.as_ref())
         })?;
         if let Some(role) = self.role().as_mut() {
@@ -224,13 +223,20 @@ impl Roles {
             PoolDomainStatus::Attached
         };
         let directory = self.on_list(context, pool, |authority, _, id, master, others| {
-            pool::set_status(authority, id, master, &metadata(others), target, status)
+            pool::set_status(
+                authority,
+                id,
+                master,
+                &pool::metadata_of(others),
+                target,
+                status,
+            )
         })?;
         if active
-            && !self
+            && self
                 .role()
                 .as_ref()
-                .is_none_or(|role| role.manager.domain(target).is_some())
+                .is_some_and(|role| role.manager.domain(target).is_none())
         {
             let domain = self.open(context, place)?;
             if let Some(role) = self.role().as_mut() {
@@ -283,13 +289,6 @@ impl Roles {
         let cluster = self.cluster(self.settings.host_id)?;
         self.under_own_lease(context, &cluster, domain, change)
     }
-}
-
-fn metadata(domains: &[Arc<dyn Domain>]) -> Vec<DomainMetadata> {
-    domains
-        .iter()
-        .filter_map(|domain| domain.metadata().ok())
-        .collect()
 }
 
 /// The pool's report, as far as its list of domains goes.

@@ -17,7 +17,7 @@ use crate::image::wipe::{Disposal, resume_wipes};
 use crate::image::{self, delete};
 use crate::job::{Context, Result};
 use crate::layout::Layout;
-use crate::pool::Manager;
+use crate::pool::{BESIDE, Manager, each};
 use crate::task::{Recovered, Store, recover};
 use crate::worker::work::Settings;
 
@@ -27,30 +27,29 @@ const HOSTS_MAX: u32 = 250;
 /// Removes what is half-made in every domain of the pool. Only while nothing is
 /// being made.
 pub(super) fn remove_half_made(context: &Context, manager: &Manager) {
-    let authority = manager.authority();
-    for domain in all(manager) {
-        context.tell(0, 0, "removing what is half-made");
-        let removed = domain.volumes().map(|volumes| {
+    context.tell(0, 0, "removing what is half-made");
+    let authority = manager.authority().clone();
+    // A list that comes late may hold what is being made by then.
+    let late = Arc::<AtomicBool>::default();
+    let too_late = Arc::clone(&late);
+    each(all(manager), BESIDE, move |domain| {
+        let removed = domain.volumes().and_then(|volumes| {
+            if too_late.load(Ordering::SeqCst) {
+                return Err(Failure::new(FailureKind::Timeout, "listed too late"));
+            }
             volumes
                 .into_iter()
                 .filter(|entry| entry.state == EntryState::HalfMade)
-                .filter_map(|entry| {
+                .try_for_each(|entry| {
                     tracing::info!(domain = %domain.id(), volume = %entry.id, "half-made volume");
-                    domain.remove(authority, &entry).err()
+                    domain.remove(&authority, &entry)
                 })
-                .collect::<Vec<_>>()
         });
-        match removed {
-            Ok(left) => {
-                for failure in left {
-                    tracing::warn!(domain = %domain.id(), %failure, "half-made volume left");
-                }
-            }
-            Err(failure) => {
-                tracing::warn!(domain = %domain.id(), %failure, "volumes not listed");
-            }
+        if let Err(failure) = removed {
+            tracing::warn!(domain = %domain.id(), %failure, "half-made volumes left");
         }
-    }
+    });
+    late.store(true, Ordering::SeqCst);
 }
 
 fn all(manager: &Manager) -> Vec<Arc<dyn Domain>> {

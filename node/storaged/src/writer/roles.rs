@@ -18,7 +18,7 @@ use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
 use crate::mail::ManagerMail;
-use crate::pool::{Directory, Fatal, Manager, Migration, OnLost, Start, StartError};
+use crate::pool::{BESIDE, Directory, Fatal, Manager, Migration, OnLost, Start, StartError, each};
 use crate::task::Store;
 use crate::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Work};
 
@@ -91,17 +91,23 @@ impl Roles {
 
     /// The domains of a pool but the master; those that cannot be opened are left out.
     pub(super) fn others(&self, context: &Context, pool: &PoolContext) -> Vec<Arc<dyn Domain>> {
-        pool.domains
+        let places: Vec<Place> = pool
+            .domains
             .iter()
             .filter(|place| place.domain != pool.master.domain)
-            .filter_map(|place| match self.open(context, place) {
-                Ok(domain) => Some(domain),
-                Err(failure) => {
+            .cloned()
+            .collect();
+        let (parts, settings, context) =
+            (self.parts.clone(), self.settings.clone(), context.clone());
+        let opened = each(places, BESIDE, move |place| {
+            let opened = (parts.open)(&place, &settings, &context);
+            opened
+                .inspect_err(|failure| {
                     tracing::warn!(domain = %place.domain, %failure, "domain of the pool not open");
-                    None
-                }
-            })
-            .collect()
+                })
+                .ok()
+        });
+        opened.into_iter().flatten().collect()
     }
 
     // --- The role ---
