@@ -25,6 +25,8 @@ const READERS_MAX: usize = 16;
 struct Inventory {
     blocks: Vec<Block>,
     identities: BTreeMap<String, Identity>,
+    /// World-wide names of SCSI disks; the kernel's name of one that has none.
+    wwids: BTreeMap<String, String>,
     /// By device number: mount points, `swap`.
     uses: BTreeMap<String, Vec<String>>,
     /// By disk: `target portal`.
@@ -112,15 +114,16 @@ pub(super) fn refuse_used(places: &Places, disks: &[&str]) -> Result<()> {
 impl Inventory {
     fn read(places: &Places) -> Self {
         let blocks = blkdev::list(&places.sys);
-        let identities = blocks
-            .iter()
-            .filter_map(|block| {
-                Some((
-                    block.name.clone(),
-                    scsi::identity(&places.sys, &block.name)?,
-                ))
-            })
-            .collect();
+        let mut identities = BTreeMap::new();
+        let mut wwids = BTreeMap::new();
+        for block in &blocks {
+            if let Some(identity) = scsi::identity(&places.sys, &block.name) {
+                let wwid = super::wwid(places, block, &identity);
+                let wwid = wwid.unwrap_or_else(|| block.name.clone());
+                wwids.insert(block.name.clone(), wwid);
+                identities.insert(block.name.clone(), identity);
+            }
+        }
         let mut uses: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for mount in linux::mount::list().unwrap_or_default() {
             let target = mount.target.to_string_lossy().into_owned();
@@ -150,6 +153,7 @@ impl Inventory {
         Self {
             blocks,
             identities,
+            wwids,
             uses,
             sessions,
         }
@@ -177,36 +181,46 @@ impl Inventory {
     }
 }
 
-/// Everything but what has to be read from the LUNs themselves.
+/// Everything but what has to be read from the LUNs themselves: a row for each
+/// world-wide name, whether a map has been made for its disks yet or not.
 fn table(places: &Places, inventory: &Inventory, states: &multipath::PathStates) -> Vec<Lun> {
-    let in_map: BTreeSet<&str> = inventory
+    let maps: Vec<&Block> = inventory
         .blocks
         .iter()
         .filter(|block| block.multipath_wwid().is_some())
-        .flat_map(|block| block.slaves.iter().map(String::as_str))
         .collect();
-    let mut luns = Vec::new();
-    for block in &inventory.blocks {
-        let disks: Vec<&Block> = if block.multipath_wwid().is_some() {
-            inventory
-                .blocks
-                .iter()
-                .filter(|disk| block.slaves.contains(&disk.name))
-                .collect()
-        } else if inventory.identities.contains_key(&block.name)
-            && !in_map.contains(block.name.as_str())
-        {
-            vec![block]
-        } else {
-            continue;
+    // By name: the map where there is one, and the disks.
+    let mut found: BTreeMap<String, (Option<&Block>, Vec<&Block>)> = BTreeMap::new();
+    for map in &maps {
+        let name = map.multipath_wwid().unwrap_or_default().to_owned();
+        found.entry(name).or_default().0 = Some(map);
+    }
+    for disk in &inventory.blocks {
+        let map = maps.iter().find(|map| map.slaves.contains(&disk.name));
+        let name = match map {
+            Some(map) => map.multipath_wwid().map(str::to_owned),
+            None => inventory.wwids.get(&disk.name).cloned(),
         };
-        luns.push(row(places, inventory, states, block, &disks));
+        if let Some(name) = name {
+            found.entry(name).or_default().1.push(disk);
+        }
     }
-    luns.sort_by(|one, other| (&one.wwid, &one.device).cmp(&(&other.wwid, &other.device)));
-    for (index, lun) in luns.iter_mut().enumerate() {
-        lun.number = u32::try_from(index + 1).unwrap_or(u32::MAX);
-    }
-    luns
+    found
+        .into_iter()
+        .filter_map(|(wwid, (map, disks))| {
+            // Of bare disks one that works stands for the others.
+            let works = |disk: &&&Block| path(inventory, states, None, disk).state != "failed";
+            let device = map
+                .or_else(|| disks.iter().find(works).copied())
+                .or_else(|| disks.first().copied())?;
+            Some(Lun {
+                wwid,
+                ..row(places, inventory, states, device, &disks)
+            })
+        })
+        .zip(1..)
+        .map(|(lun, number)| Lun { number, ..lun })
+        .collect()
 }
 
 fn row(
@@ -225,7 +239,10 @@ fn row(
     let first = identities.first().copied().cloned().unwrap_or_default();
     let path_list: Vec<LunPath> = disks
         .iter()
-        .map(|disk| path(inventory, states, map, disk))
+        .map(|disk| {
+            let in_map = map.filter(|_| block.slaves.contains(&disk.name));
+            path(inventory, states, in_map, disk)
+        })
         .collect();
     let active = path_list
         .iter()
@@ -251,10 +268,6 @@ fn row(
         None
     };
     Lun {
-        wwid: wwid
-            .map(str::to_owned)
-            .or(first.wwid)
-            .unwrap_or_else(|| block.name.clone()),
         device: device.to_string_lossy().into_owned(),
         size_bytes: block.size_bytes,
         vendor: first.vendor,

@@ -36,6 +36,11 @@ fn map(sys: &Path, number: u32, wwid: &str, slaves: &[&str]) {
 fn host(folder: &Path) -> Places {
     let sys = folder.join("sys");
     scsi_disk(&sys, "sda", 0, "0:0:0:0", "running");
+    put(
+        folder,
+        "udev/b8:0",
+        "E:ID_VENDOR=x\nE:ID_SERIAL=35000c500\n",
+    );
     scsi_disk(&sys, "sdb", 16, "2:0:0:1", "running");
     scsi_disk(&sys, "sdc", 32, "3:0:0:1", "offline");
     put(&sys, "block/vda/dev", "254:0");
@@ -66,6 +71,7 @@ fn host(folder: &Path) -> Places {
     Places {
         sys,
         proc: folder.join("proc"),
+        udev: folder.join("udev"),
         dev: folder.join("dev"),
         ..Places::under(folder)
     }
@@ -91,10 +97,10 @@ fn rows_are_maps_and_bare_disks_with_their_paths_and_users() {
         .collect();
     assert_eq!(
         rows,
-        [(1, "36001405", true, 1, 2), (2, "36001405", false, 1, 1)],
+        [(1, "35000c500", false, 1, 1), (2, "36001405", true, 1, 2)],
         "the disk that is no path of a map is listed by itself"
     );
-    let lun = &luns[0];
+    let lun = &luns[1];
     assert!(lun.device.ends_with("dev/mapper/36001405"));
     assert_eq!(
         (lun.vendor.as_str(), lun.product.as_str()),
@@ -114,9 +120,9 @@ fn the_map_knows_better_than_the_disk_which_path_works() {
     let states = [("8:16".to_owned(), false), ("8:32".to_owned(), false)];
     let states = [("36001405".to_owned(), states.into())].into();
     let luns = table(&places, &inventory, &states);
-    assert_eq!(luns[0].paths_active, 0);
-    assert_eq!(luns[0].fault.as_deref(), Some("no path works"));
-    assert_eq!(luns[0].status, LunStatus::Unknown);
+    assert_eq!(luns[1].paths_active, 0);
+    assert_eq!(luns[1].fault.as_deref(), Some("no path works"));
+    assert_eq!(luns[1].status, LunStatus::Unknown);
 }
 
 #[test]
@@ -164,4 +170,34 @@ fn every_lun_is_answered_and_faults_stay_with_their_own() {
     assert_eq!(read.len(), 41);
     assert!(read[&3].as_ref().unwrap().signatures.is_empty());
     assert!(read[&40].as_ref().unwrap_err().contains("no such device"));
+}
+
+#[test]
+fn disks_of_one_name_are_one_row_before_and_while_their_map_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = host(folder.path());
+    let rows = || -> Vec<(String, bool, u32, Vec<String>)> {
+        let inventory = Inventory::read(&places);
+        table(&places, &inventory, &multipath::PathStates::new())
+            .into_iter()
+            .map(|lun| {
+                let states = lun.path_list.into_iter().map(|path| path.state).collect();
+                (lun.device, lun.multipath, lun.paths_active, states)
+            })
+            .collect()
+    };
+    // A third path, not in the map yet.
+    scsi_disk(&places.sys, "sdd", 48, "4:0:0:1", "running");
+    assert_eq!(rows().len(), 2);
+    let (device, multipath, active, states) = rows().remove(1);
+    assert!(device.ends_with("mapper/36001405") && multipath);
+    assert_eq!(
+        (active, states.join(" ").as_str()),
+        (2, "active failed bare")
+    );
+    // No map at all: a disk that works stands for the others.
+    fs::remove_dir_all(places.sys.join("block/dm-0")).unwrap();
+    let (device, multipath, active, states) = rows().remove(1);
+    assert!(device.ends_with("dev/sdb") && !multipath, "{device}");
+    assert_eq!((active, states.join(" ").as_str()), (2, "bare failed bare"));
 }

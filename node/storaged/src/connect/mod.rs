@@ -210,6 +210,21 @@ pub fn discover(
         .collect())
 }
 
+/// World-wide name of a SCSI disk. The one that multipath goes by is udev's; the
+/// kernel's where udev has none.
+fn wwid(
+    places: &Places,
+    block: &linux::blkdev::Block,
+    identity: &linux::scsi::Identity,
+) -> Option<String> {
+    let known = places.udev.join(format!("b{}", block.number));
+    let text = file::read(&known).ok().flatten().unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("E:ID_SERIAL="))
+        .map(str::to_owned)
+        .or_else(|| identity.wwid.clone())
+}
+
 /// A failure of the host's own files or interfaces.
 fn io_failure(what: impl std::fmt::Display, error: &std::io::Error) -> Failure {
     let kind = match error.kind() {

@@ -485,6 +485,7 @@ impl Entry {
             (_, State::Connected) => "connected",
             (_, State::Degraded) => "degraded",
             (Some(Doing::Connect), _) => "connecting",
+            (_, State::Absent) if self.users.is_empty() => "disconnected",
             (_, State::Unknown | State::Absent) if self.reason.is_none() => "connecting",
             _ => "broken",
         }

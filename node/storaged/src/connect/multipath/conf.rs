@@ -10,7 +10,7 @@ use std::path::Path;
 use linux::blkdev;
 use linux::scsi;
 
-use crate::connect::{Places, file};
+use crate::connect::{self, Places, file};
 use crate::job::Result;
 
 /// First line of the file.
@@ -134,9 +134,10 @@ fn local_disks(places: &Places) -> BTreeSet<String> {
         .collect();
     let mut wwids = BTreeSet::new();
     for block in &blocks {
-        if block.map.is_some() || scsi::identity(&places.sys, &block.name).is_none() {
+        let identity = scsi::identity(&places.sys, &block.name);
+        let Some(identity) = identity.filter(|_| block.map.is_none()) else {
             continue;
-        }
+        };
         let stack = blkdev::stack(&places.sys, &block.name);
         let in_multipath = stack.iter().any(|name| {
             blocks
@@ -148,20 +149,10 @@ fn local_disks(places: &Places) -> BTreeSet<String> {
             .filter_map(|name| blkdev::number(&places.sys, name))
             .any(|number| mounted.contains(&number));
         if holds_mount && !in_multipath {
-            wwids.extend(wwid(places, block));
+            wwids.extend(connect::wwid(places, block, &identity));
         }
     }
     wwids
-}
-
-/// The name multipath goes by is udev's; the kernel's where udev has none.
-fn wwid(places: &Places, block: &blkdev::Block) -> Option<String> {
-    let known = places.udev.join(format!("b{}", block.number));
-    let text = file::read(&known).ok().flatten().unwrap_or_default();
-    text.lines()
-        .find_map(|line| line.strip_prefix("E:ID_SERIAL="))
-        .map(str::to_owned)
-        .or_else(|| scsi::identity(&places.sys, &block.name)?.wwid)
 }
 
 fn replace(path: &Path, text: &str) -> Result<Written> {
