@@ -318,6 +318,8 @@ pub struct SpmReport {
     pub since_ms: Option<u64>,
     /// Extends served over the mailbox.
     pub extends: u64,
+    /// Hosts seen alive in the master's lockspace, this one included.
+    pub live_hosts: Vec<u16>,
     /// Why it ended last, or what hinders it.
     pub reason: Option<String>,
 }
