@@ -3,6 +3,7 @@
 mod creation;
 mod extension;
 mod half_made;
+mod inspection;
 mod luns;
 mod upgrades;
 mod volumes;
