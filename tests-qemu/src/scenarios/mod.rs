@@ -12,6 +12,8 @@ mod no_root;
 mod power_cut;
 mod pxe;
 mod same_host_id;
+mod storage;
+mod storage_block;
 mod vlan;
 mod volumes;
 mod watchdogs;
@@ -55,6 +57,12 @@ pub const ALL: &[Scenario] = &[
         promise: "a lease held by a dead node's process goes to another node, not too soon; a holder that loses its LUN is stopped, its node reset",
         seats: 2,
         run: lease_takeover::run,
+    },
+    Scenario {
+        name: "storage-block",
+        promise: "two nodes share a pool on iSCSI: paths come and go, wiped bytes are gone, a guest outruns neither manager nor its successor",
+        seats: 2,
+        run: storage_block::run,
     },
     Scenario {
         name: "same-host-id",

@@ -1,0 +1,133 @@
+//! What the scenarios of shared storage have in common: nodes in a lab, and
+//! `nodectl`'s answers read as its types.
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use control::storage::{Answer, Failure};
+
+use super::Context;
+use crate::console::json_line;
+use crate::document::Document;
+use crate::lab::{Chap, Lab, PORTALS, TARGET};
+use crate::node::{BOOT_PATIENCE, Node, PATIENCE, Spec};
+
+/// Seconds; ten would make every take-over last minutes.
+pub(super) const IO_TIMEOUT_S: u32 = 5;
+/// A manager's lease is free so long after its host's last renewal: 8 T, and
+/// the time a watchdog needs to fire.
+pub(super) const DEAD: Duration = Duration::from_secs(8 * IO_TIMEOUT_S as u64 + 60);
+/// The pool of the scenarios.
+pub(super) const POOL: &str = "5f3e0a1c-0d3a-4f2c-9c53-6d3c1a2b0001";
+
+/// The connection to the lab's target, as a node's configuration names it.
+pub(super) fn iscsi(chap: &Chap) -> String {
+    let portals: Vec<String> = PORTALS
+        .iter()
+        .map(|address| format!("\"{address}:3260\""))
+        .collect();
+    let ((user, password), (other, its)) = (&chap.incoming, &chap.outgoing);
+    format!(
+        "\n[[storage.connection]]\ntype = \"iscsi\"\nportals = [{}]\ntarget = \"{TARGET}\"\n\
+         user = \"{user}\"\npassword = \"{password}\"\nmutual_user = \"{other}\"\nmutual_password = \"{its}\"\n",
+        portals.join(", ")
+    )
+}
+
+/// Node `number`, host `number` of what is in its configuration besides.
+pub(super) fn start(
+    context: &Context<'_>,
+    lab: &Lab,
+    number: u8,
+    connections: &str,
+) -> Result<Node> {
+    let mut text = Document::new(number).text();
+    write!(
+        text,
+        "\n[storage]\nhost_id = {number}\nio_timeout = {IO_TIMEOUT_S}\n{connections}"
+    )?;
+    let mut spec = Spec::new(context.debug, number)
+        .with_config(text)
+        .with_shell()
+        .in_lab(lab);
+    spec.memory_mib = 1024;
+    Node::start(spec, &context.directory)
+}
+
+/// Waits for the storage daemon of a node that boots.
+pub(super) fn wait_up(node: &Node) -> Result<()> {
+    node.wait_shell(0)?;
+    until("the storage daemon", BOOT_PATIENCE, || {
+        Ok(matches!(ask(node, "storage status")?, Ok(Answer::Status(_))).then_some(()))
+    })
+}
+
+/// What `nodectl LINE --json` answers.
+pub(super) fn ask(node: &Node, line: &str) -> Result<Result<Answer, Failure>> {
+    let output = node.shell(&format!("nodectl {line} --json </dev/null 2>&1 || true"))?;
+    let Some(text) = json_line(&output) else {
+        // Before the daemon listens nodectl answers in words.
+        return Ok(Err(Failure::new(
+            control::storage::FailureKind::Failed,
+            output.trim(),
+        )));
+    };
+    if let Ok(failure) = serde_json::from_str::<Failure>(text) {
+        return Ok(Err(failure));
+    }
+    let answer = serde_json::from_str(text).with_context(|| format!("{line}: {text}"))?;
+    Ok(Ok(answer))
+}
+
+/// The answer of a line that must succeed.
+pub(super) fn done(node: &Node, line: &str) -> Result<Answer> {
+    Ok(ask(node, line)?.with_context(|| format!("nodectl {line}"))?)
+}
+
+/// Looks until there is an answer.
+pub(super) fn until<T>(
+    what: &str,
+    patience: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        if Instant::now() >= deadline {
+            bail!("{what}: not within {} s", patience.as_secs());
+        }
+    }
+}
+
+/// Waits until the node sees `count` LUNs with `paths` active paths each; gives their names.
+pub(super) fn wait_luns(node: &Node, count: usize, paths: u32) -> Result<Vec<String>> {
+    let mut last = String::new();
+    let seen = until("LUNs with their paths", PATIENCE, || {
+        let Ok(Answer::Luns(luns)) = ask(node, "storage luns")? else {
+            return Ok(None);
+        };
+        last = format!("{luns:?}");
+        let whole = luns.iter().all(|lun| lun.paths_active == paths);
+        Ok((whole && luns.len() == count)
+            .then(|| luns.into_iter().map(|lun| lun.wwid).collect::<Vec<_>>()))
+    });
+    seen.with_context(|| format!("the node sees {last}"))
+}
+
+/// Takes the manager's role, again and again until it is free.
+pub(super) fn become_manager(node: &Node, patience: Duration) -> Result<()> {
+    let mut last = String::new();
+    let taken = until("the manager's role", patience, || {
+        Ok(match ask(node, "spm start")? {
+            Ok(_) => Some(()),
+            Err(failure) => {
+                last = failure.message;
+                None
+            }
+        })
+    });
+    taken.with_context(|| format!("nodectl spm start: {last}"))
+}
