@@ -486,11 +486,11 @@ impl DomainMetadata {
         }
         for text in pvs.iter().flat_map(|pv| [&pv.device, &pv.uuid]) {
             storable_line("physical volume", text)?;
-            if text.is_empty() || text.contains([',', ':']) {
+            if text.is_empty() || text.contains(',') {
                 return Err(FormatError::value(
                     "physical volume",
                     text,
-                    "a name without comma and colon",
+                    "a name without comma",
                 ));
             }
         }

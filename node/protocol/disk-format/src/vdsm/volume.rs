@@ -164,15 +164,17 @@ pub struct VolumeMetadata {
     pub allocation: Allocation,
 }
 
-/// The longest beginning of the text that may be stored as a description: at
+/// What of the text is stored as a description: without spaces around it, at
 /// most [`DESCRIPTION_BYTES`] bytes, no half character.
 #[must_use]
 pub fn cut_description(text: &str) -> &str {
+    let text = text.trim();
     let mut end = text.len().min(DESCRIPTION_BYTES);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text.get(..end).unwrap_or_default()
+    // Cut behind a space, it would come back without it.
+    text.get(..end).unwrap_or_default().trim_end()
 }
 
 impl VolumeMetadata {
