@@ -278,7 +278,11 @@ fn damage_in_every_area_is_told() {
         (at(1, 0), &[0; 512], "ids: no host leases there"),
         (at(4, MIB), &[0; 512], "lease SDM was never made"),
         (at(20, MIB + 70), b"u", "update state: rebuild it"),
-        (at(2, 7 * 4096), &[b'x'; 64], "mailbox of host 7: it has mail and no checksum"),
+        (
+            at(2, 7 * 4096),
+            &[b'x'; 64],
+            "mailbox of host 7: it has mail and no checksum",
+        ),
         (
             AREAS[0] + TEXT_AT + 50,
             b"?",
