@@ -253,10 +253,30 @@ impl Domain for FileDomain {
     }
 
     fn volume(&self, id: VolumeId) -> Result<VolumeEntry> {
-        self.volumes()?
-            .into_iter()
-            .find(|entry| entry.id == id && entry.is_live())
-            .ok_or_else(|| self.not_there(id))
+        // Not by listing everything: one look at each image.
+        let mut found: Option<VolumeEntry> = None;
+        for name in direct::names(&self.images())? {
+            let Ok(image) = name.parse::<ImageId>() else {
+                continue;
+            };
+            let directory = self.images().join(&name);
+            if !directory.join(format!("{id}{META}")).exists() {
+                continue;
+            }
+            let mut seen = self.entries_of(&directory, image, false)?;
+            seen.retain(|one| one.entry.id == id && one.entry.is_live());
+            for one in seen {
+                let own = self.own_image(&one);
+                let known = found.get_or_insert(VolumeEntry {
+                    image: own,
+                    ..one.entry
+                });
+                if image != own {
+                    known.shared_with.push(image);
+                }
+            }
+        }
+        found.ok_or_else(|| self.not_there(id))
     }
 
     fn volume_metadata(&self, entry: &VolumeEntry) -> Result<VolumeMetadata> {

@@ -11,14 +11,16 @@
 
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
-use disk_format::vdsm::volume::{Allocation, Legality, VolumeFormat, VolumeType};
+use disk_format::vdsm::volume::{Allocation, Legality, VolumeFormat, VolumeMetadata, VolumeType};
 
 use super::chain::{Link, View};
 use super::copy::Hold;
 use super::leases::Leases;
 use super::operation::{self, Job};
+use super::sync::{self, Correction};
 use super::wipe::{self, Disposal};
 use super::{Work, delete, prepare, qemu, size};
+use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
 use crate::layout::Layout;
@@ -287,4 +289,41 @@ pub fn merge(work: &Work<'_>, merge: Merge, job: &Job, disposal: Disposal) -> Re
         finalize(work, merge).map_err(doing)?;
     }
     delete::delete_volume(work, merge.top, disposal)
+}
+
+/// Makes the metadata of a chain agree with what the hypervisor has open: after a
+/// live merge, and when one is recovered. By any host; a tag that names an old
+/// parent stays until the pool manager deletes that one. Returns what was
+/// corrected; repeating it corrects nothing.
+///
+/// # Errors
+///
+/// `WrongState` for chains that cannot be one another: nothing is changed then;
+/// authority; I/O.
+pub fn sync_chain(
+    domain: &dyn Domain,
+    authority: &dyn Authority,
+    image: ImageId,
+    leaf: VolumeId,
+    actual: &[VolumeId],
+) -> Result<Vec<Correction>> {
+    let view = View::of_image(domain, image)?;
+    let chain = view.chain(leaf)?;
+    let stored: Vec<VolumeId> = chain.iter().map(|link| link.entry.id).collect();
+    let legal = view.link(leaf)?.metadata.legality == Legality::Legal;
+    let corrections = sync::corrections(&stored, legal, actual).map_err(|error| {
+        Failure::new(FailureKind::WrongState, format!("image {image}: {error}"))
+    })?;
+    for correction in &corrections {
+        let (id, change): (_, &dyn Fn(&mut VolumeMetadata)) = match correction {
+            Correction::MarkIllegal { leaf } => (leaf, &|m| m.legality = Legality::Illegal),
+            Correction::MarkLegal { leaf } => (leaf, &|m| m.legality = Legality::Legal),
+            Correction::SetParent { child, parent } => (child, &|m| m.parent = *parent),
+        };
+        let link = view.link(*id)?;
+        let mut metadata = link.metadata.clone();
+        change(&mut metadata);
+        domain.write_volume_metadata(authority, &link.entry, &metadata)?;
+    }
+    Ok(corrections)
 }

@@ -360,6 +360,42 @@ fn merge_into_a_template_or_a_stranger_is_refused() {
 }
 
 #[test]
+fn live_merge_is_followed_in_the_metadata() {
+    both(|site| {
+        create(&site.work(), &site.request(1, 1, VolumeFormat::Cow)).unwrap();
+        snapshot(&site, 1, 2, 1);
+        snapshot(&site, 1, 3, 2);
+        let sync = |actual: &[u8]| {
+            let actual: Vec<_> = actual.iter().map(|id| volume(*id)).collect();
+            merge::sync_chain(
+                site.domain.as_ref(),
+                site.steps.as_ref(),
+                image(1),
+                volume(3),
+                &actual,
+            )
+        };
+        assert!(sync(&[1, 2, 3]).unwrap().is_empty());
+        // About to pivot, and then it failed.
+        assert_eq!(sync(&[1, 2]).unwrap().len(), 1);
+        assert_eq!(site.legality(3), Legality::Illegal);
+        assert_eq!(sync(&[1, 2, 3]).unwrap().len(), 1);
+        assert_eq!(site.legality(3), Legality::Legal);
+        // The one in the middle is gone; the manager deletes it.
+        assert_eq!(sync(&[1, 3]).unwrap().len(), 1);
+        assert!(sync(&[1, 3]).unwrap().is_empty());
+        assert_eq!(sync(&[9]).unwrap_err().kind, FailureKind::WrongState);
+        delete_volume(&site.work(), volume(2), NONE).unwrap();
+        site.check();
+        assert_eq!(site.kind_of(1), VolumeType::Internal);
+        let entry = site.domain.volume(volume(3)).unwrap();
+        if site.domain.kind().is_block() {
+            assert_eq!(entry.parent_tag, Some(volume(1)));
+        }
+    });
+}
+
+#[test]
 fn prepared_template_is_let_go_with_its_last_user() {
     let site = Site::new(Sort::Block);
     let template = CreateVolume {
