@@ -73,6 +73,9 @@ pub struct Event {
     pub name: String,
     /// What belongs to it; null when nothing does.
     pub data: Value,
+    /// When it happened, in microseconds of QEMU's wall clock. QEMU holds back
+    /// events that come too often: one may arrive a second after later ones.
+    pub at_us: Option<u64>,
 }
 
 /// What came from QEMU.
@@ -166,12 +169,29 @@ struct Line<'a> {
     event: Option<std::borrow::Cow<'a, str>>,
     #[serde(default)]
     data: Value,
+    #[serde(default)]
+    timestamp: Option<Timestamp>,
     #[serde(rename = "return", default, deserialize_with = "present")]
     returned: Option<Value>,
     #[serde(default)]
     error: Option<CommandError>,
     #[serde(default)]
     id: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Timestamp {
+    /// Negative where QEMU could not tell.
+    seconds: i64,
+    microseconds: i64,
+}
+
+impl Timestamp {
+    fn us(&self) -> Option<u64> {
+        let seconds = u64::try_from(self.seconds).ok()?;
+        let rest = u64::try_from(self.microseconds).ok()?;
+        seconds.checked_mul(1_000_000)?.checked_add(rest)
+    }
 }
 
 /// Null is an answer, too.
@@ -336,6 +356,7 @@ impl Session {
             self.put(Message::Event(Event {
                 name: event.into_owned(),
                 data: line.data,
+                at_us: line.timestamp.as_ref().and_then(Timestamp::us),
             }));
             return Ok(());
         }

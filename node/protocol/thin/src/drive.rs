@@ -35,6 +35,8 @@ const BACK_OFF_MS_MAX: u64 = 2000;
 const FRUITLESS_MS: u64 = 1000;
 /// …up to this.
 const FRUITLESS_MS_MAX: u64 = 60_000;
+/// A guest that has written this part of a chunk since has made progress.
+const PROGRESS_OF_CHUNK: u64 = 32;
 /// A guest stuck at the largest size is looked at this often: somebody may have
 /// made the volume larger.
 const STUCK_MS: u64 = 10_000;
@@ -515,6 +517,8 @@ impl Drive {
         let took_ms = self.noticed.take().map_or(0, |then| now.ms_since(then));
         self.predictor.round_trip(took_ms);
         self.attempts = 0;
+        self.fruitless = 0;
+        self.fruitless_until = now;
         self.probed = false;
         self.extends = self.extends.saturating_add(1);
         self.tell(Notice::Extended {

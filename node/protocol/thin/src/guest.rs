@@ -96,6 +96,8 @@ pub struct Guest {
     disk_error: bool,
     /// A drive that lacked space has it: continue when nothing speaks against it.
     wish: bool,
+    /// It was running although it was to be continued.
+    seen_running: bool,
     held: bool,
     /// Asked why it stands still; ask again at this time.
     asked: Option<Monotonic>,
@@ -138,6 +140,7 @@ impl Guest {
             GuestInput::DiskError => self.disk_error = true,
             GuestInput::Stopped => {
                 self.stopped = true;
+                self.seen_running = false;
                 self.ask(now);
             }
             GuestInput::Resumed => self.runs(now),
@@ -226,9 +229,12 @@ impl Guest {
         match report.state {
             RunState::Running => {
                 // The event of lacking space comes before the stop: the wish
-                // stays until that has come, or until it is known to run.
-                if self.stopped {
+                // stays for that, but not for the next time.
+                if self.stopped || self.seen_running {
                     self.runs(now);
+                } else if self.wish {
+                    self.seen_running = true;
+                    self.asked = Some(now.plus_ms(RUN_PATIENCE_MS));
                 }
                 return;
             }
@@ -263,6 +269,7 @@ impl Guest {
         self.stopped = false;
         self.disk_error = false;
         self.wish = false;
+        self.seen_running = false;
         self.asked = None;
         self.each(now, Input::Running);
     }

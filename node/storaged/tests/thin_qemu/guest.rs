@@ -9,9 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 
 use control::storage::VolumeName;
-use guest::qmp::{CommandId, Message, Session};
+use guest::qmp::{CommandId, Event, Message, Session};
 use linux::loop_device::{LoopDevice, Options};
-use serde_json::Value;
+use serde_json::{Value, json};
 use smol::channel::{Receiver, Sender};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::unix::UnixStream;
@@ -177,7 +177,7 @@ impl Qemu {
         let made = Command::new("qemu-img")
             .args(["create", "-q", "-f", "qcow2"])
             .arg(volume.path())
-            .arg("64M")
+            .arg("256M")
             .status();
         assert!(
             made.is_ok_and(|status| status.success()),
@@ -312,16 +312,20 @@ impl Client {
     }
 
     pub(crate) async fn run(&mut self, command: &str) -> Value {
+        self.run_with(command, Value::Null).await
+    }
+
+    async fn run_with(&mut self, command: &str, arguments: Value) -> Value {
         let id: CommandId = self
             .session
-            .execute(command, Value::Null)
+            .execute(command, arguments)
             .expect("a ready session");
         loop {
             match self.message().await {
                 Some(Message::Reply { id: of, outcome }) if of == id => {
                     return outcome.expect("QEMU's yes");
                 }
-                Some(Message::Event(event)) => self.events.push(event.name),
+                Some(Message::Event(event)) => self.note(&event),
                 _ => {}
             }
         }
@@ -335,7 +339,7 @@ impl Client {
                 return;
             }
             if let Some(Message::Event(event)) = self.message().await {
-                self.events.push(event.name);
+                self.note(&event);
             }
         }
     }
@@ -343,6 +347,27 @@ impl Client {
     pub(crate) async fn status(&mut self) -> String {
         let status = self.run("query-status").await;
         status["status"].as_str().unwrap_or_default().to_owned()
+    }
+
+    fn note(&mut self, event: &Event) {
+        let node = event.data["node-name"].as_str().unwrap_or_default();
+        // Those of the node below are the monitor's.
+        if event.name != "BLOCK_WRITE_THRESHOLD" || node == "disk" {
+            self.events.push(event.name.clone());
+        }
+    }
+
+    /// Has QEMU tell when the guest writes the last of `mib` MiB: a threshold on
+    /// the node the guest writes to, which is no business of the monitor.
+    pub(crate) async fn tell_at(&mut self, mib: u64) {
+        let arguments = json!({ "node-name": "disk", "write-threshold": mib * MIB - 1 });
+        self.run_with("block-set-write-threshold", arguments).await;
+    }
+
+    /// Waits until the guest has written all, as told by [`Self::tell_at`].
+    pub(crate) async fn until_written(&mut self, mib: u64) {
+        self.event("BLOCK_WRITE_THRESHOLD").await;
+        while self.written_mib().await < mib {}
     }
 
     /// What the guest has written, in MiB.

@@ -79,7 +79,8 @@ fn answers_come_under_the_id_of_their_command_in_any_order() {
         session.next_message(),
         Some(Message::Event(Event {
             name: "STOP".into(),
-            data: Value::Null
+            data: Value::Null,
+            at_us: Some(1_000_002),
         }))
     );
     assert_eq!(

@@ -83,6 +83,8 @@ pub(super) struct Core {
     survey: Option<Survey>,
     next_survey: Vec<(DriveId, Ticket)>,
     run_status: Option<Value>,
+    /// When the guest last began to run, by QEMU's clock.
+    resumed_us: Option<u64>,
     reason: Option<String>,
     extender: Rc<dyn Extender>,
     refresher: Rc<dyn Refresher>,
@@ -136,6 +138,7 @@ impl Core {
             survey: None,
             next_survey: Vec::new(),
             run_status: None,
+            resumed_us: None,
             reason: Some("not connected yet".to_owned()),
             extender,
             refresher,
@@ -159,6 +162,7 @@ impl Core {
         self.asked.clear();
         self.survey = None;
         self.run_status = None;
+        self.resumed_us = None;
         self.reason = Some(reason.to_owned());
         for known in self.drives.values_mut() {
             known.disk = None;
@@ -607,10 +611,19 @@ impl Core {
         ];
         match event.name.as_str() {
             "BLOCK_WRITE_THRESHOLD" => {
-                if let Some(id) = self.drive_named(&names) {
+                // Only of the node it was set on; others set theirs elsewhere.
+                let node = survey::text(data, "node-name");
+                let found = self.drives.iter().find(|(_, known)| {
+                    let disk = known.disk.as_ref();
+                    disk.is_some_and(|disk| disk.protocol_node() == node)
+                });
+                if let Some(id) = found.map(|(id, _)| *id) {
                     self.drive(now, id, Input::Threshold);
                 }
             }
+            // QEMU tells of one disk's errors once a second: an older one comes
+            // when the guest has long been running again.
+            "BLOCK_IO_ERROR" if event.at_us.is_some() && event.at_us < self.resumed_us => {}
             "BLOCK_IO_ERROR" if survey::text(data, "action") == "stop" => {
                 let full = data.get("nospace").and_then(Value::as_bool) == Some(true);
                 let all_known = self.drives.values().all(|known| known.disk.is_some());
@@ -625,7 +638,10 @@ impl Core {
                 }
             }
             "STOP" => self.guest.handle(now, GuestInput::Stopped),
-            "RESUME" => self.guest.handle(now, GuestInput::Resumed),
+            "RESUME" => {
+                self.resumed_us = event.at_us;
+                self.guest.handle(now, GuestInput::Resumed);
+            }
             _ => {}
         }
     }
