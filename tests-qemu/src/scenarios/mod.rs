@@ -14,6 +14,7 @@ mod pxe;
 mod same_host_id;
 mod storage;
 mod storage_block;
+mod storage_nfs;
 mod vlan;
 mod volumes;
 mod watchdogs;
@@ -93,6 +94,12 @@ pub const ALL: &[Scenario] = &[
         promise: "whenever the power goes, both readers can read the area",
         seats: 1,
         run: power_cut::run,
+    },
+    Scenario {
+        name: "storage-nfs",
+        promise: "a silent NFS server holds up neither the daemon nor another domain; its domain comes back by itself",
+        seats: 1,
+        run: storage_nfs::run,
     },
     Scenario {
         name: "disk-boot",
