@@ -6,7 +6,7 @@ use std::time::Duration;
 use control::storage::{Failure, FailureKind};
 use disk_format::Geometry;
 use disk_format::vdsm::uuid::{DomainId, VolumeId};
-use sanlock_client::{Acquire, Client, Registered};
+use sanlock_client::{Acquire, Client, Code, Registered};
 
 use crate::authority::Authority;
 use crate::domain::{Domain, LeaseLocation, VolumeEntry};
@@ -71,7 +71,8 @@ pub trait Leases: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     ///
-    /// `InUse` when somebody has it; I/O, or no answer.
+    /// `InUse` when somebody has it; `Damaged` when there is no such lease;
+    /// `WrongState` while the lockspace is not joined; I/O, or no answer.
     fn acquire<'a>(&'a self, lease: &LeaseName) -> Result<Box<dyn HeldLease + 'a>>;
 }
 
@@ -230,6 +231,18 @@ impl DaemonLeases {
 fn told(lease: &LeaseName, error: &sanlock_client::Error) -> Failure {
     let kind = match error.code() {
         Some(code) if code.is_held_elsewhere() => FailureKind::InUse,
+        // By this host: another process, or another piece of this one's work.
+        Some(Code::EEXIST | Code::EBUSY | Code::EUCLEAN) => FailureKind::InUse,
+        // What is there is not this lease.
+        Some(
+            Code::LEADER_MAGIC
+            | Code::LEADER_VERSION
+            | Code::LEADER_LOCKSPACE
+            | Code::LEADER_RESOURCE
+            | Code::LEADER_CHECKSUM,
+        ) => FailureKind::Damaged,
+        // The lockspace is not joined.
+        Some(Code::ENOSPC) => FailureKind::WrongState,
         Some(_) => FailureKind::Io,
         None if error.is_unknown() => FailureKind::Timeout,
         None => FailureKind::Failed,

@@ -150,12 +150,12 @@ pub fn finish(work: &Work<'_>, entry: &VolumeEntry, disposal: Disposal) -> Resul
     work.domain.remove(work.authority, entry)
 }
 
-/// Takes the lease of a volume that is going. One that cannot be read (never made,
-/// or damaged) is nobody's and made anew.
+/// Takes the lease of a volume that is going. Where another thing is in its place
+/// (it was never made, or is damaged) it is nobody's and made anew.
 fn hold<'a>(work: &Work<'a>, entry: &VolumeEntry) -> Result<Box<dyn HeldLease + 'a>> {
     let name = LeaseName::of_entry(work.domain, entry);
     match work.leases.acquire(&name) {
-        Err(failure) if failure.kind == FailureKind::Io => {
+        Err(failure) if failure.kind == FailureKind::Damaged => {
             tracing::info!(volume = %entry.id, %failure, "lease made anew");
             work.leases.create(&name)?;
             work.leases.acquire(&name)
