@@ -285,6 +285,13 @@ impl World {
             let more = u32::try_from(self.random.below(4)).unwrap_or(0);
             self.ask(machine, domain, number, exists, more, false);
         }
+        // An early call is harmless, whatever goes on.
+        self.tick(machine, Core::Host);
+        self.tick(machine, Core::Manager);
+        self.tick(machine, Core::Spm);
+        for domain in 0..self.machines[machine].sdm.len() {
+            self.tick(machine, Core::Sdm(domain));
+        }
     }
 
     pub(super) fn ask(

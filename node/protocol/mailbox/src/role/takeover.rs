@@ -10,8 +10,8 @@ use lease::Monotonic;
 pub const GRACE_MS: u64 = 5_000;
 /// Each better host is given so long more.
 pub const TURN_MS: u64 = 10_000;
-/// A view older than this is not acted upon.
-pub const VIEW_MS: u64 = 30_000;
+/// A view older than this is not acted upon; views come every 20 to 30 s.
+pub const VIEW_MS: u64 = 60_000;
 /// A manager was there if it was seen within this.
 pub const MANAGER_MS: u64 = 300_000;
 /// After an operator's stop this host stays back for so long.
@@ -74,7 +74,7 @@ impl Takeover {
         }
     }
 
-    /// What the lockspace looks like; told every few seconds.
+    /// What the lockspace looks like; told at least twice in [`VIEW_MS`].
     pub fn view(&mut self, now: Monotonic, holder: Holder, live: &[Candidate]) {
         let stale = self.is_stale(now);
         self.viewed = Some(now);

@@ -279,7 +279,7 @@ fn nobody_takes_over_where_it_is_not_wanted() {
     };
     assert_eq!(free(Takeover::new(1, false)).due(at(1)), None, "off");
     assert_eq!(
-        free(Takeover::new(1, true)).due(at(40)),
+        free(Takeover::new(1, true)).due(at(70)),
         None,
         "an old view"
     );
