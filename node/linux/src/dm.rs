@@ -69,6 +69,15 @@ impl Name {
     }
 }
 
+/// A map in the list of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: String,
+    /// Major and minor number of its device.
+    pub device: (u32, u32),
+}
+
 /// What the kernel says of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Map {
@@ -161,7 +170,7 @@ impl Control {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn list(&self) -> Result<Vec<(String, (u32, u32))>, Error> {
+    pub fn list(&self) -> Result<Vec<Listed>, Error> {
         let answer = self.ask::<LIST_DEVICES>(None, 0, "list the maps of")?;
         answer.names().map_err(|errno| self.nonsense(errno))
     }

@@ -3,7 +3,7 @@
 
 use rustix::io::Errno;
 
-use super::{Map, Name, TargetLine};
+use super::{Listed, Map, Name, TargetLine};
 
 /// `sizeof(struct dm_ioctl)`.
 pub(super) const HEADER_BYTES: usize = 312;
@@ -171,7 +171,7 @@ impl Message {
     }
 
     /// Names and numbers of all maps.
-    pub(super) fn names(&self) -> Result<Vec<(String, (u32, u32))>, Errno> {
+    pub(super) fn names(&self) -> Result<Vec<Listed>, Errno> {
         let data = self.data();
         let mut found = Vec::new();
         let mut place = 0;
@@ -185,7 +185,10 @@ impl Message {
                 return Ok(found);
             }
             let name = text(entry, 12, entry.len() - 12);
-            found.push((name, number(device)));
+            found.push(Listed {
+                name,
+                device: number(device),
+            });
             match usize::try_from(u32_at(entry, 8)) {
                 Ok(0) => return Ok(found),
                 Ok(next) => place += next,
@@ -374,8 +377,14 @@ mod tests {
         assert_eq!(
             message.names(),
             Ok(vec![
-                ("first".to_owned(), (253, 1)),
-                ("second".to_owned(), (253, 300))
+                Listed {
+                    name: "first".into(),
+                    device: (253, 1)
+                },
+                Listed {
+                    name: "second".into(),
+                    device: (253, 300)
+                },
             ])
         );
         assert_eq!(Message::new(None, 0, 0, &[], 64).names(), Ok(Vec::new()));

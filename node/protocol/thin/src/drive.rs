@@ -356,11 +356,8 @@ impl Drive {
     /// and to continue it at once each time would only spin. True if it may go
     /// on now.
     fn fruitless_turn(&mut self, now: Monotonic) -> bool {
-        if self.allocation_bytes
-            >= self
-                .fruitless_allocation
-                .saturating_add(THRESHOLD_STEP_BYTES)
-        {
+        let progress = self.config.policy.chunk_bytes(false) / PROGRESS_OF_CHUNK;
+        if self.allocation_bytes > self.fruitless_allocation.saturating_add(progress) {
             self.fruitless = 0;
             self.fruitless_until = now;
             self.fruitless_allocation = self.allocation_bytes;
