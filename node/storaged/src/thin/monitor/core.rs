@@ -1,9 +1,11 @@
 //! What happens to one guest, one thing at a time.
 
+mod samples;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,15 +24,13 @@ use thin::{
 
 use super::super::flight::{Flight, Landed};
 use super::super::survey::{self, Disk};
-use super::super::{Drive, Extender, Later, Refresher, Watch, device};
+use super::super::{Drive, Extender, Later, Refresher, Watch};
 use super::Command;
 
 /// An extend without an answer for this long has failed. The mail gives up before.
 const EXTEND_TIMEOUT: Duration = Duration::from_secs(300);
 /// A refresh without an answer for this long has failed.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(120);
-/// Reading a size out of `/sys` takes no time; a path may lie on what hangs.
-const SIZE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Work of others that has ended.
 #[derive(Debug)]
@@ -446,41 +446,6 @@ impl Core {
         self.executor.spawn(work).detach();
     }
 
-    fn begin_survey(&mut self, now: Monotonic) {
-        if self.survey.is_some() || self.next_survey.is_empty() {
-            return;
-        }
-        self.survey = Some(Survey {
-            for_whom: std::mem::take(&mut self.next_survey),
-            ..Survey::default()
-        });
-        let asked = self.ask(Asked::Stats, "query-blockstats", Value::Null)
-            && self.ask(
-                Asked::Nodes,
-                "query-blockstats",
-                json!({ "query-nodes": true }),
-            )
-            && self.ask(
-                Asked::Named,
-                "query-named-block-nodes",
-                json!({ "flat": true }),
-            );
-        if !asked {
-            self.end_survey(now);
-        }
-    }
-
-    /// The survey cannot be finished.
-    fn end_survey(&mut self, now: Monotonic) {
-        let Some(survey) = self.survey.take() else {
-            return;
-        };
-        for (id, ticket) in survey.for_whom {
-            let sample = None;
-            self.drive(now, id, Input::Sampled { ticket, sample });
-        }
-    }
-
     fn reply(&mut self, now: Monotonic, id: CommandId, outcome: Result<Value, CommandError>) {
         let Some(asked) = self.asked.remove(&id) else {
             return;
@@ -531,75 +496,6 @@ impl Core {
                 }
             }
         }
-    }
-
-    fn finish_survey(&mut self, now: Monotonic) {
-        let complete = self.survey.as_ref().is_some_and(|survey| {
-            survey.stats.is_some() && survey.nodes.is_some() && survey.named.is_some()
-        });
-        if !complete {
-            return;
-        }
-        let Some(Survey {
-            for_whom,
-            stats: Some(stats),
-            nodes: Some(nodes),
-            named: Some(named),
-        }) = self.survey.take()
-        else {
-            return;
-        };
-        // Disks with a device first: only of those it is known what was written.
-        let mut disks = survey::disks(&stats);
-        disks.extend(survey::disks(&nodes));
-        for (id, ticket) in for_whom {
-            let Some(known) = self.drives.get_mut(&id) else {
-                continue;
-            };
-            let name = &known.drive.node;
-            let Some(disk) = disks.iter().find(|disk| disk.answers_to(name)).cloned() else {
-                known.reason = Some(format!("QEMU has no block node or device {name}"));
-                known.disk = None;
-                let sample = None;
-                self.drive(now, id, Input::Sampled { ticket, sample });
-                continue;
-            };
-            let before = known.disk.replace(disk.clone());
-            if before.is_some_and(|before| before.protocol_node() != disk.protocol_node()) {
-                // The threshold was on the node that is gone.
-                self.drive(now, id, Input::Moved);
-                continue;
-            }
-            let (capacity_bytes, file) = survey::capacity_and_file(&named, &disk);
-            self.size(id, ticket, &file, capacity_bytes, &disk);
-        }
-    }
-
-    /// Reads the device's size, after the allocation, so that it is never the
-    /// smaller of the two for having been read first.
-    fn size(&self, id: DriveId, ticket: Ticket, file: &str, capacity_bytes: u64, disk: &Disk) {
-        let Some(known) = self.drives.get(&id) else {
-            return;
-        };
-        let path = if Path::new(file).is_absolute() {
-            PathBuf::from(file)
-        } else {
-            known.drive.path.clone()
-        };
-        let sys = self.sys.clone();
-        let (allocation_bytes, written_bytes) = (disk.allocation_bytes, disk.written_bytes);
-        let work: Later<Option<Sample>> = Box::pin(async move {
-            let size = smol::unblock(move || device::size_bytes(&path, &sys)).await;
-            Some(Sample {
-                capacity_bytes,
-                allocation_bytes,
-                physical_bytes: size.ok()?,
-                written_bytes,
-            })
-        });
-        self.spawn(work, SIZE_TIMEOUT, None, move |sample| {
-            Done::Sized(id, ticket, sample)
-        });
     }
 
     fn event(&mut self, now: Monotonic, event: &Event) {
