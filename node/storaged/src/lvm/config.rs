@@ -9,7 +9,8 @@ use crate::job::Result;
 use crate::layout::Layout;
 
 /// What this host's commands share: no other file of LVM's configuration is read.
-/// Backups go to memory; a pool's hosts cannot use each other's anyway.
+/// No copies of metadata are kept: they would be in memory here, up to 50 of a
+/// megabyte for each group, and each group's ring has its last commits anyway.
 fn local(layout: &Layout) -> String {
     let folder = layout.lvm.display();
     format!(
@@ -17,7 +18,7 @@ fn local(layout: &Layout) -> String {
          devices {{\n\thints=\"none\"\n\tscan_lvs=0\n\tuse_devicesfile=0\n\
          \tmultipath_wwids_file=\"\"\n}}\n\
          global {{\n\tlocking_dir=\"{folder}/lock\"\n\tnotify_dbus=0\n}}\n\
-         backup {{\n\tbackup_dir=\"{folder}/backup\"\n\tarchive_dir=\"{folder}/archive\"\n}}\n"
+         backup {{\n\tbackup=0\n\tarchive=0\n}}\n"
     )
 }
 
@@ -31,7 +32,7 @@ pub(super) fn prepare(layout: &Layout) -> Result<()> {
     let failed = |error: std::io::Error| {
         Failure::new(FailureKind::Io, format!("{}: {error}", path.display()))
     };
-    for folder in ["lock", "backup", "archive"] {
+    for folder in ["lock", "commit"] {
         fs::create_dir_all(layout.lvm.join(folder)).map_err(failed)?;
     }
     // Another process may be doing the same: the name appears complete.
@@ -43,18 +44,11 @@ pub(super) fn prepare(layout: &Layout) -> Result<()> {
 /// The `--config` text (§1.7).
 pub(super) fn line(change: Option<&Change<'_>>) -> String {
     let polld = u8::from(!matches!(change, Some(Change::MoveExtents { .. })));
-    // A restore replaces what it could be undone with; the text it came from is
-    // kept by who made it.
-    let backup = if matches!(change, Some(Change::Restore { .. })) {
-        "backup=0  archive=0  "
-    } else {
-        ""
-    };
     format!(
         "devices {{  preferred_names=[\"^/dev/mapper/\"]  ignore_suspended_devices=1  \
          write_cache_state=0  disable_after_error_count=3    hints=\"none\"  \
          obtain_device_list_from_udev=0 }} \
          global {{  prioritise_write_locks=1  wait_for_locks=1  use_lvmpolld={polld} }} \
-         backup {{  {backup}retain_min=50  retain_days=0 }}"
+         backup {{  retain_min=50  retain_days=0 }}"
     )
 }

@@ -155,7 +155,7 @@ impl BlockDomain {
         group: &Group,
         planned: &Planned,
     ) -> Result<()> {
-        let folder = self.lvm.layout().lvm.join("backup");
+        let folder = self.lvm.layout().lvm.join("commit");
         let file = folder.join(format!("{}-{}.extend", self.name, group.seqno));
         fs::write(&file, &planned.text).map_err(|error| {
             Failure::new(FailureKind::Io, format!("{}: {error}", file.display()))
