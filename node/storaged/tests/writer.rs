@@ -11,6 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 
 use control::config::Manager;
+use control::storage::request::{NewVolume, VolumeRequest};
 use control::storage::{Answer, Failure, FailureKind};
 use disk_format::vdsm::domain::DomainRole;
 use pool_support::{Host, IO_TIMEOUT_S, Kind, POOL, Storage, cluster, until};
@@ -277,4 +278,74 @@ fn a_lease_is_not_free_before_the_last_child_is_gone() {
     child.wait().unwrap();
     let manager = until("the role is free", || storage.start(&two, 2, 0).ok());
     manager.stop().unwrap();
+}
+
+/// A crash left a half-made volume, and the original a task it had begun.
+#[test]
+fn what_the_manager_before_left_is_put_in_order() {
+    const TASK: &str = "0d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8";
+    let host = Host::start(Kind::Ours, "one");
+    let storage = Storage::new(&host, 1);
+    storage.pool(&host, 1);
+    let root = storage.root(0);
+    let image = root.join("images/6b055e16-337d-4cbe-9af9-d75f00f910c1");
+    let half = image.join("d772f1c6-3ebb-43c3-a42e-73fcd8255a5f");
+    std::fs::create_dir_all(&image).unwrap();
+    std::fs::write(&half, "some").unwrap();
+    std::fs::write(half.with_extension("meta.new"), "").unwrap();
+    let tasks = root.join("master/tasks");
+    std::fs::create_dir_all(tasks.join(TASK)).unwrap();
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../protocol/disk-format/tests/golden/vdsm-tasks")
+        .join(TASK);
+    for entry in std::fs::read_dir(golden).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), tasks.join(TASK).join(entry.file_name())).unwrap();
+    }
+
+    let run = tempfile::tempdir().unwrap();
+    let mut writer = Process::start(&host, 1, run.path());
+    let pool = context(&storage, 1, 0);
+    let place = pool.master.clone();
+    writer.work(Work::StartSpm { pool }).unwrap();
+    assert!(!half.exists(), "the half-made volume is gone");
+    let state = |name: &str| {
+        let file = tasks.join(name).join(format!("{name}.task"));
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("state = "))?;
+        line.strip_prefix("state = ").map(str::to_owned)
+    };
+    until("the original's task is undone", || {
+        (state(TASK)? == "recovered").then_some(())
+    });
+
+    // Work of this manager is a task with a result, for whoever comes next.
+    let request = VolumeRequest::Create(NewVolume {
+        domain: place.domain.clone(),
+        image: Some("7d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8".to_owned()),
+        volume: Some("8d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8".to_owned()),
+        capacity_bytes: 1 << 20,
+        ..NewVolume::default()
+    });
+    let made = writer.work(Work::Volume {
+        place,
+        target: None,
+        request,
+    });
+    assert!(matches!(made, Ok(Answer::MadeVolume(_))), "{made:?}");
+    let finished: Vec<_> = std::fs::read_dir(&tasks)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+        .filter(|name| state(name).as_deref() == Some("finished"))
+        .collect();
+    assert_eq!(finished.len(), 1, "{finished:?}");
+    let result = tasks
+        .join(&finished[0])
+        .join(format!("{}.result", finished[0]));
+    assert!(
+        std::fs::read_to_string(result)
+            .unwrap()
+            .contains("code = 0")
+    );
+    writer.work(Work::StopSpm).unwrap();
 }
