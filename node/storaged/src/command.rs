@@ -38,6 +38,9 @@ const CANCEL_POLL: Duration = Duration::from_millis(100);
 /// Children that did not die when killed: in the kernel, on storage that hangs.
 static GIVEN_UP: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
+/// Sees output piece by piece.
+type Watch<'a> = &'a mut dyn FnMut(&[u8]);
+
 /// A program to run, and its bounds.
 pub struct Run<'a> {
     program: OsString,
@@ -48,7 +51,7 @@ pub struct Run<'a> {
     deadline: Duration,
     stdout_max: usize,
     cancellable: bool,
-    watch: Option<&'a mut dyn FnMut(&[u8])>,
+    watch: Option<Watch<'a>>,
 }
 
 /// How a program ended by itself.

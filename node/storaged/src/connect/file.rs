@@ -55,7 +55,7 @@ pub(super) fn write(path: &Path, beside: Option<&Path>, mode: u32, text: &str) -
         NUMBER.fetch_add(1, Ordering::Relaxed)
     ));
     // Left over by a process of that number that was killed.
-    let _ = fs::remove_file(&temporary);
+    fs::remove_file(&temporary).ok();
     let written = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -67,7 +67,7 @@ pub(super) fn write(path: &Path, beside: Option<&Path>, mode: u32, text: &str) -
         })
         .and_then(|()| fs::rename(&temporary, &target));
     written.map_err(|error| {
-        let _ = fs::remove_file(&temporary);
+        fs::remove_file(&temporary).ok();
         failure(error)
     })
 }

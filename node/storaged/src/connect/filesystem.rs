@@ -81,7 +81,7 @@ pub fn connect(context: &Context, places: &Places, connection: &Connection) -> R
     context.tell(0, 1, &format!("mounting {}", spec.source));
     if let Err(failure) = mount(context, &spec) {
         // Empty, or another's: then it stays.
-        let _ = fs::remove_dir(&spec.point);
+        fs::remove_dir(&spec.point).ok();
         return Err(failure);
     }
     tracing::info!(source = spec.source, point = %spec.point.display(), options = spec.options, "mounted");
@@ -130,7 +130,7 @@ pub fn disconnect(context: &Context, places: &Places, connection: &Connection) -
         tracing::info!(point = %point.display(), "unmounted");
     }
     // A directory that is not empty is not ours to delete.
-    let _ = fs::remove_dir(&point);
+    fs::remove_dir(&point).ok();
     Ok(())
 }
 

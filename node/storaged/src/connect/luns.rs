@@ -345,7 +345,7 @@ fn read_all(
     let (work, queue) = mpsc::channel();
     for device in devices {
         // Its receiver is here.
-        let _ = work.send(device);
+        work.send(device).ok();
     }
     drop(work);
     let queue = std::sync::Arc::new(std::sync::Mutex::new(queue));

@@ -74,7 +74,7 @@ pub fn rescan(context: &Context, places: &Places) -> Result<()> {
         std::thread::spawn(move || {
             let outcome = scan();
             // Nobody listens any more after the deadline.
-            let _ = sender.send((name, outcome));
+            sender.send((name, outcome)).ok();
         });
     }
     drop(sender);

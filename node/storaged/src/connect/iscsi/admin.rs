@@ -15,14 +15,14 @@ use crate::job::{Context, Result};
 /// How long a command without network traffic may take.
 const LOCAL: Duration = Duration::from_secs(20);
 
-/// How long a discovery may take: five attempts at 15 s.
-const DISCOVERY: Duration = Duration::from_secs(90);
+/// How often open-iscsi tries by itself before it fails: later attempts are ours.
+const ATTEMPTS: u32 = 2;
 
-/// How long a login may take: [`LOGIN_RETRIES`] at 15 s, and the scan for disks.
-const LOGIN: Duration = Duration::from_secs(90);
+/// How long a discovery may take: [`ATTEMPTS`] at 15 s.
+const DISCOVERY: Duration = Duration::from_secs(45);
 
-/// How often iscsid tries by itself before a login fails: later attempts are ours.
-const LOGIN_RETRIES: u32 = 3;
+/// How long a login may take: [`ATTEMPTS`] at 15 s, and the scan for disks.
+const LOGIN: Duration = Duration::from_secs(60);
 
 /// Exit statuses that are acted on.
 const SESSION_EXISTS: i32 = 15;
@@ -77,7 +77,11 @@ pub(super) fn discover(
     wanted: &Wanted,
     portal: &Portal,
 ) -> Result<Vec<Found>> {
-    let auth = record::discovery_auth(wanted.chap.as_ref(), wanted.mutual_chap.as_ref())?;
+    let mut changes = record::discovery_auth(wanted.chap.as_ref(), wanted.mutual_chap.as_ref())?;
+    changes.push((
+        "discovery.sendtargets.reopen_max",
+        Some((ATTEMPTS - 1).to_string()),
+    ));
     let endpoint = portal.endpoint();
     let _turn = file::lock(&places.state, &format!("discovery {endpoint}"))?;
     let base = ["-m", "discoverydb", "-t", "st", "-p", &endpoint];
@@ -87,7 +91,7 @@ pub(super) fn discover(
     let outcome = done(&run(context, &with(&["-o", "new"]), LOCAL)?, &[])
         .and_then(|()| {
             let path = record::discovery(&places.iscsi_db, portal);
-            record::change(&places.iscsi_db, &path, &auth)
+            record::change(&places.iscsi_db, &path, &changes)
         })
         .and_then(|()| {
             let mut arguments = with(&["-o", "nonpersistent", "--discover"]);
@@ -188,7 +192,7 @@ pub(super) fn prepare_node(
     changes.push(("node.startup", Some("manual".into())));
     changes.push((
         "node.session.initial_login_retry_max",
-        Some(LOGIN_RETRIES.to_string()),
+        Some(ATTEMPTS.to_string()),
     ));
     let find = || {
         record::find(

@@ -214,12 +214,15 @@ pub(super) fn connect(
     if there.is_empty() && failures.len() == missing.len() {
         return Err(worst(failures));
     }
+    let failed = failures.into_iter().map(|failure| failure.message);
+    // A session that lost its connection is restored by iscsid, for ever.
+    let down = there.iter().filter_map(|pair| {
+        let session = sessions.iter().find(|session| pair.is_of(session))?;
+        (!session.is_up()).then(|| format!("{pair} is {}", session.state))
+    });
     Ok(Connected {
         path: None,
-        warnings: failures
-            .into_iter()
-            .map(|failure| failure.message)
-            .collect(),
+        warnings: failed.chain(down).collect(),
     })
 }
 

@@ -58,6 +58,21 @@ fn health_is_told_by_the_sessions_there_are() {
 }
 
 #[test]
+fn sessions_that_are_there_are_adopted_without_asking_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = places(folder.path());
+    let both = iscsi(&["10.0.0.1", "10.0.0.2"], Some("iqn.a:one"));
+    session(&places.sys, 1, "iqn.a:one", "10.0.0.1", "LOGGED_IN");
+    session(&places.sys, 2, "iqn.a:one", "10.0.0.2", "FAILED");
+    let made = connect(&Context::quiet(), &places, &both).unwrap();
+    assert_eq!(
+        made.warnings,
+        ["target iqn.a:one at 10.0.0.2:3260 is FAILED"]
+    );
+    assert_eq!(pairs_of(&places, &both).len(), 2);
+}
+
+#[test]
 fn sessions_of_a_connection_to_every_target_are_remembered() {
     let folder = tempfile::tempdir().unwrap();
     let places = places(folder.path());
