@@ -27,6 +27,11 @@
 //! - every request is answered once, to its caller, in time;
 //! - no core finds its own invariants broken;
 //! - when faults stop, every host of ours soon gets more, whoever the SPM is.
+//!
+//! `tests/storage.rs` runs thousands of schedules; `tests/mutations.rs` breaks
+//! the cores in thirty ways, each of which must be caught; [`race`] compares
+//! our timing with the original's. Without a model here: what `storaged` does
+//! around the cores, and LVM.
 
 pub mod batch;
 mod commits;

@@ -21,7 +21,7 @@
 //! The bytes are VDSM's (`disk_format::vdsm::mailbox`), so that either side may
 //! be the original; `tests/golden.rs` replays its traces against both.
 //!
-//! Invariants (`tests/stories_*.rs` tell each as a story, `tests/random.rs` and
+//! Invariants (`tests/stories` tell each as a story, `tests/random.rs` and
 //! the simulator's storage world look for a counter-example):
 //! - every request of a caller is answered exactly once, in bounded time;
 //! - a request counts as done only after an answer with its very domain, volume
