@@ -1,14 +1,9 @@
-//! Extends per second: one `lvextend` a request against one commit for all that
-//! are pending, with the real `lvm` on loop devices, at several numbers of
-//! volumes. Run as root: `cargo bench -p storaged --bench extend`.
+//! Extends a second while 249 hosts want one at once: an `lvextend` for each
+//! request against one commit for all that are pending, with the real `lvm` on a
+//! loop device, at several numbers of volumes.
 //!
-//! CPU seconds are those of the lvm processes; wall time includes what this
-//! process reads, plans and compares.
-#![forbid(unsafe_code)]
-#![expect(
-    clippy::unwrap_used,
-    reason = "a measurement ends at the first thing that does not work"
-)]
+//! CPU is that of the lvm processes; wall time includes what this process reads,
+//! plans and compares.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -16,6 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::{Context as _, Result, ensure};
 use disk_format::vdsm::domain::{DomainClass, DomainType};
 use disk_format::vdsm::uuid::{DomainId, VolumeId};
 use disk_format::vdsm::version::DomainVersion;
@@ -27,6 +23,9 @@ use storaged::job::Context;
 use storaged::layout::Layout;
 use storaged::lvm::{Change, Lvm, LvmEnv};
 
+use crate::table::{Line, Unit};
+use crate::{Scale, children_s};
+
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
@@ -36,20 +35,19 @@ const PENDING: usize = 249;
 /// Extents of each segment of the volumes that are there already.
 const EXTENTS: u64 = 2;
 
-fn main() {
-    println!("volumes\ttext KiB\tone by one\tCPU each\tbatch of {PENDING}\tCPU\tratio");
-    for count in [50, 350, 1300] {
-        measure(count);
-    }
+/// The section.
+pub(crate) fn run(scale: Scale) -> Result<()> {
+    let counts: &[usize] = match scale {
+        Scale::Full => &[50, 350, 1300],
+        Scale::Quick => &[50],
+    };
+    counts.iter().try_for_each(|count| measure(*count))
 }
 
-fn measure(count: usize) {
-    let folder = tempfile::tempdir().unwrap();
+fn measure(count: usize) -> Result<()> {
+    let folder = tempfile::tempdir()?;
     let disk = folder.path().join("disk");
-    fs::File::create(&disk)
-        .unwrap()
-        .set_len(4096 * GIB)
-        .unwrap();
+    fs::File::create(&disk)?.set_len(4096 * GIB)?;
     let device = LoopDevice::attach(
         &disk,
         &Options {
@@ -58,12 +56,11 @@ fn measure(count: usize) {
             direct_io: true,
             auto_clear: true,
         },
-    )
-    .unwrap();
+    )?;
     let paths = vec![device.path().to_path_buf()];
     let env = LvmEnv::metadata_only(Layout::under(folder.path()), paths.clone());
     let lvm = Arc::new(Lvm::new(env));
-    let id = DomainId::from_random(random());
+    let id = DomainId::from_random(random()?);
     let authority = Unattached {
         domain: id.to_string(),
     };
@@ -81,14 +78,13 @@ fn measure(count: usize) {
             devices: paths,
             force: false,
         },
-    )
-    .unwrap();
-    let volumes = fill(&domain, folder.path(), count);
-    let group = domain.group().unwrap();
+    )?;
+    let volumes = fill(&domain, folder.path(), count)?;
+    let group = domain.group()?;
     let mib = |step: u64| (4 * EXTENTS + 20 * step) * 128;
 
     let samples = if count > 1000 { 5 } else { 20 };
-    let cpu = children_s();
+    let cpu = children_s()?;
     let start = Instant::now();
     for volume in volumes.iter().take(samples) {
         let change = Change::ExtendVolume {
@@ -96,58 +92,86 @@ fn measure(count: usize) {
             mib: mib(1),
             map: false,
         };
-        lvm.change(&context, &authority, &id.to_string(), &change)
-            .unwrap();
+        lvm.change(&context, &authority, &id.to_string(), &change)?;
     }
     let one = start.elapsed().as_secs_f64() / samples as f64;
-    let one_cpu = (children_s() - cpu) / samples as f64;
+    let one_cpu = (children_s()? - cpu) / samples as f64;
 
     // As many as there are, round robin where there are fewer volumes.
     let requests: Vec<(VolumeId, u64)> = (0..PENDING)
         .map(|n| {
-            let round = u64::try_from(n / volumes.len()).unwrap();
-            (volumes[n % volumes.len()], mib(2 + round) * MIB)
+            let round = u64::try_from(n / volumes.len())?;
+            Ok((volumes[n % volumes.len()], mib(2 + round) * MIB))
         })
-        .collect();
-    let cpu = children_s();
+        .collect::<Result<_>>()?;
+    let cpu = children_s()?;
     let start = Instant::now();
-    let answers = domain.extend_many(&context, &authority, &requests).unwrap();
+    let answers = domain.extend_many(&context, &authority, &requests)?;
     let batch = start.elapsed().as_secs_f64();
-    let batch_cpu = children_s() - cpu;
-    assert!(answers.iter().all(Result::is_ok));
-    let seqno = group.seqno + u64::try_from(samples).unwrap() + 1;
-    assert_eq!(domain.group().unwrap().seqno, seqno);
-    lvm.check(&context, &id.to_string()).unwrap();
-
-    let each = batch / PENDING as f64;
-    println!(
-        "{count}\t{}\t{:.1} /s\t{one_cpu:.3} s\t{:.1} /s ({batch:.2} s)\t{batch_cpu:.3} s\t{:.0}",
-        group.text.len() >> 10,
-        1.0 / one,
-        1.0 / each,
-        one / each,
+    let batch_cpu = children_s()? - cpu;
+    ensure!(
+        answers.iter().all(std::result::Result::is_ok),
+        "an extend was refused"
     );
+    let seqno = group.seqno + u64::try_from(samples)? + 1;
+    ensure!(domain.group()?.seqno == seqno, "more than one commit");
+    lvm.check(&context, &id.to_string())?;
+
+    let line = |what: &str, unit, vdsm, ours, aim| {
+        Line {
+            section: "extend",
+            what: &format!("{what}, {count} volumes"),
+            unit,
+            vdsm,
+            ours,
+            aim,
+        }
+        .print();
+    };
+    let pending = PENDING as f64;
+    let (each, each_cpu) = (batch / pending, batch_cpu / pending);
+    line(
+        "extends a second, 249 pending",
+        Unit::PerSecond,
+        Some(1.0 / one),
+        1.0 / each,
+        "20 x",
+    );
+    line(
+        "CPU of lvm an extend",
+        Unit::Microseconds,
+        Some(one_cpu * 1e6),
+        each_cpu * 1e6,
+        "",
+    );
+    line(
+        "the commit of all",
+        Unit::Milliseconds,
+        None,
+        batch * 1e3,
+        "",
+    );
+    Ok(())
 }
 
 /// Puts `count` volumes of four segments each in the domain, in one commit.
-fn fill(domain: &BlockDomain, folder: &Path, count: usize) -> Vec<VolumeId> {
-    let group = domain.group().unwrap();
+fn fill(domain: &BlockDomain, folder: &Path, count: usize) -> Result<Vec<VolumeId>> {
+    let group = domain.group()?;
     let next = group.total_extents() - group.free_extents();
     let mut sections = String::new();
     let mut volumes = Vec::new();
-    let total = u64::try_from(count).unwrap();
+    let total = u64::try_from(count)?;
     for number in 0..total {
-        let id = VolumeId::from_random(random());
+        let id = VolumeId::from_random(random()?);
         write!(
             sections,
             "\n{id} {{\nid = \"{}\"\nstatus = [\"READ\", \"WRITE\", \"VISIBLE\"]\nflags = []\n\
              tags = [\"IU_{id}\", \"MD_{}\", \"PU_{}\"]\ncreation_time = 1700000000\n\
              creation_host = \"bench\"\nsegment_count = 4\n",
-            lvm_id(),
+            lvm_id()?,
             number + 1,
             VolumeId::BLANK
-        )
-        .unwrap();
+        )?;
         for segment in 0..4 {
             // Not next to each other: LVM would join them.
             let first = next + (segment * total + number) * (EXTENTS + 1);
@@ -157,41 +181,43 @@ fn fill(domain: &BlockDomain, folder: &Path, count: usize) -> Vec<VolumeId> {
                  type = \"striped\"\nstripe_count = 1\nstripes = [\n\"pv0\", {first}\n]\n}}\n",
                 segment + 1,
                 segment * EXTENTS
-            )
-            .unwrap();
+            )?;
         }
         sections.push_str("}\n");
         volumes.push(id);
     }
-    let end = group.text.find("\nlogical_volumes {").unwrap() + "\nlogical_volumes {".len();
+    let end = group
+        .text
+        .find("\nlogical_volumes {")
+        .context("no volumes in the metadata")?
+        + "\nlogical_volumes {".len();
     let mut text = group.text[..end].to_owned();
     text.push_str(&sections);
     text.push_str(&group.text[end..]);
     let file = folder.join("filled");
-    fs::write(&file, text).unwrap();
+    fs::write(&file, text)?;
     let authority = Unattached {
         domain: group.name.clone(),
     };
     let change = Change::Restore { file: &file };
     domain
         .lvm()
-        .change(&Context::quiet(), &authority, &group.name, &change)
-        .unwrap();
-    volumes
+        .change(&Context::quiet(), &authority, &group.name, &change)?;
+    Ok(volumes)
 }
 
-fn random() -> [u8; 16] {
+fn random() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
-    let mut source = fs::File::open("/dev/urandom").unwrap();
-    std::io::Read::read_exact(&mut source, &mut bytes).unwrap();
-    bytes
+    let mut source = fs::File::open("/dev/urandom")?;
+    std::io::Read::read_exact(&mut source, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// An id as LVM makes them.
-fn lvm_id() -> String {
-    let letters: Vec<char> = random()
+fn lvm_id() -> Result<String> {
+    let letters: Vec<char> = random()?
         .into_iter()
-        .chain(random())
+        .chain(random()?)
         .map(|byte| char::from(b'a' + byte % 26))
         .collect();
     let mut text = String::new();
@@ -201,22 +227,5 @@ fn lvm_id() -> String {
         }
         text.push(letter);
     }
-    text
-}
-
-/// CPU seconds of children that have ended.
-fn children_s() -> f64 {
-    let text = fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = text
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    // cutime and cstime, in hundredths.
-    let ticks: f64 = fields[13..15]
-        .iter()
-        .map(|f| f.parse::<f64>().unwrap())
-        .sum();
-    ticks / 100.0
+    Ok(text)
 }
