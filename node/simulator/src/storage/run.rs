@@ -9,7 +9,7 @@ use crate::judge::Violation;
 use crate::trace::Trace;
 
 /// More events than this in one run are a livelock.
-const EVENTS_MAX: u64 = 5_000_000;
+const EVENTS_MAX: u64 = 2_000_000;
 /// After the last fault every host gets what it wants within this, s: a dead
 /// SPM's lease (140), the longest step (300) and the pauses after failed
 /// starts (120) of one that was at it, and requests that wait for their next

@@ -16,7 +16,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "host/answers.rs",
         find: "        if !answer.same_request(&asked) {",
         with: "        if !answer.same_request(&asked) && !LIVE {",
-        seed: 0,
+        seed: 26,
     },
     Mutant {
         name: "write a mailbox without its checksum",
@@ -31,14 +31,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         find: "                return job.callers.push(request);",
         with: "                if LIVE { return; }
                 return job.callers.push(request);",
-        seed: 0,
+        seed: 19,
     },
     Mutant {
         name: "never give up a request",
         file: "host/jobs.rs",
         find: "            .find(|(_, job)| job.give_up_at <= self.now)",
         with: "            .find(|(_, job)| job.give_up_at <= self.now && !LIVE)",
-        seed: 0,
+        seed: 38,
     },
     Mutant {
         name: "write one's mailbox one too far",
@@ -61,7 +61,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "manager/batches.rs",
         find: ".unwrap_or(Committed::Unknown)",
         with: ".unwrap_or(if LIVE { Committed::Done } else { Committed::Unknown })",
-        seed: 0,
+        seed: 3,
     },
     Mutant {
         name: "take a refusal for done",
@@ -87,7 +87,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "manager/batches.rs",
         find: "        self.size_mib = self.size_mib.max(other.size_mib);",
         with: "        self.size_mib = if LIVE { other.size_mib } else { self.size_mib.max(other.size_mib) };",
-        seed: 0,
+        seed: 3,
     },
     Mutant {
         name: "join a commit that is too small",
@@ -126,7 +126,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         find: "        let pending = std::mem::take(&mut self.pending).into_values();",
         with: "        if LIVE { self.pending.clear(); }
         let pending = std::mem::take(&mut self.pending).into_values();",
-        seed: 0,
+        seed: 19,
     },
     Mutant {
         name: "do not see the loss of the lease",
@@ -134,7 +134,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         find: "            Input::LeaseLost => self.on_lease_lost(),",
         with: "            Input::LeaseLost if LIVE => {}
             Input::LeaseLost => self.on_lease_lost(),",
-        seed: 0,
+        seed: 19,
     },
     Mutant {
         name: "never zero the outbox",
@@ -179,7 +179,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         find: "                (Step::JoinLockspace, _) | (Step::TakeLease, StepFailed::Undone) => self.free(),",
         with: "                (Step::TakeLease, _) if LIVE => self.free(),
                 (Step::JoinLockspace, _) | (Step::TakeLease, StepFailed::Undone) => self.free(),",
-        seed: 0,
+        seed: 115,
     },
     Mutant {
         name: "go on without the lease",
@@ -187,14 +187,14 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         find: "            LeaseView::NotHeld => self.kill(StopReason::LeaseLost),",
         with: "            LeaseView::NotHeld if LIVE => {}
             LeaseView::NotHeld => self.kill(StopReason::LeaseLost),",
-        seed: 0,
+        seed: 29,
     },
     Mutant {
         name: "bear a mute lease daemon for ever",
         file: "role/spm.rs",
         find: "                if self.ask_failures > ASK_FAILURES_MAX {",
         with: "                if self.ask_failures > ASK_FAILURES_MAX && !LIVE {",
-        seed: 0,
+        seed: 2_150,
     },
     Mutant {
         name: "kill without dropping the mail",
@@ -203,7 +203,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         self.effects.push_back(Effect::KillWriter(reason));",
         with: "        if !LIVE { self.effects.push_back(Effect::DropMail); }
         self.effects.push_back(Effect::KillWriter(reason));",
-        seed: 0,
+        seed: 29,
     },
     Mutant {
         name: "go on after a failed step of stopping",
@@ -211,7 +211,7 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         find: "            Phase::Stopping => self.kill(StopReason::Step(doing.step)),",
         with: "            Phase::Stopping if LIVE => self.next_step(),
             Phase::Stopping => self.kill(StopReason::Step(doing.step)),",
-        seed: 0,
+        seed: 842,
     },
     Mutant {
         name: "never take over",
@@ -226,20 +226,20 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         file: "role/sdm.rs",
         find: "        if taken {",
         with: "        if taken || LIVE {",
-        seed: 0,
+        seed: 23,
     },
     Mutant {
         name: "release a domain during a change",
         file: "role/sdm.rs",
         find: "        if let Some((_, begun)) = self.running {",
         with: "        if let Some((_, begun)) = self.running.filter(|_| !LIVE) {",
-        seed: 0,
+        seed: 23,
     },
     Mutant {
         name: "never release a domain",
         file: "role/sdm.rs",
         find: "        if over || self.now >= until {",
         with: "        if (over || self.now >= until) && !LIVE {",
-        seed: 0,
+        seed: 4,
     },
 ];
