@@ -78,7 +78,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn start() -> Self {
         let config = json!({
-            "pool": null, "host_id": 1, "spm": "manual", "manager": "pool",
+            "pool": null, "host_id": 0, "spm": "manual", "manager": "pool",
             "io_timeout_s": 2, "initiator_name": null, "connections": [],
         });
         Self::start_in(directory(), &config)

@@ -121,10 +121,9 @@ impl Daemon {
     async fn end(self: &Rc<Self>) {
         self.remember();
         let orderly = async {
-            if self.role.borrow().here {
-                if let Err(failure) = self.stop_spm().await {
-                    tracing::warn!("giving the manager's role back: {failure}");
-                }
+            let here = self.role.borrow().here;
+            if here && let Err(failure) = self.stop_spm().await {
+                tracing::warn!("giving the manager's role back: {failure}");
             }
             self.workers.stop_all(false);
             while self.workers.len() > 0 {

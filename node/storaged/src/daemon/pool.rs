@@ -595,6 +595,7 @@ impl Daemon {
                 tracing::warn!("domain {id}: leaving its lockspace: {failure}");
             }
         }
+        self.workers.stop(&Key::Mail, false);
         let key = Key::Domain(context.master.domain.clone());
         let work = Work::DisconnectPool {
             pool: context.clone(),

@@ -75,6 +75,9 @@ impl Daemon {
         if self.wanted.borrow().is_none() {
             *self.wanted.borrow_mut() = remembered.wanted;
         }
+        if let Some(wanted) = self.wanted.borrow().as_ref() {
+            self.workers.set_host_id(wanted.host_id);
+        }
         self.role.borrow_mut().asked = remembered.spm;
         self.unwatched.borrow_mut().extend(remembered.watches);
     }

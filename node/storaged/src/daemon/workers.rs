@@ -245,7 +245,15 @@ impl Workers {
 
     /// What workers started from now on are told.
     pub(crate) fn set_host_id(&self, host_id: u16) {
-        self.settings.borrow_mut().host_id = host_id;
+        if std::mem::replace(&mut self.settings.borrow_mut().host_id, host_id) == host_id {
+            return;
+        }
+        // Those that run know the old number: others take their place.
+        for (key, worker) in self.workers.borrow().iter() {
+            if matches!(key, Key::Domain(_) | Key::Monitor(_) | Key::Refresh(_)) {
+                worker.inbox.try_send(Message::Stop(false)).ok();
+            }
+        }
     }
 
     /// Hands work over. A `deadline` counts from now.

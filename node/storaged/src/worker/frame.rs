@@ -32,6 +32,7 @@ pub enum Order {
 }
 
 /// What a worker says.
+#[expect(clippy::large_enum_variant, reason = "one at a time, never stored")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Word {

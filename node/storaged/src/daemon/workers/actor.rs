@@ -15,6 +15,7 @@ use crate::job::Result;
 use crate::worker::frame::{Order as Frame, Word};
 
 /// What an actor waits for.
+#[expect(clippy::large_enum_variant, reason = "one at a time, never stored")]
 enum Happened {
     Message(Message),
     Word(std::io::Result<Word>),
