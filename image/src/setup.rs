@@ -45,7 +45,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("lvm2", "makes block domains in tests"),
     ("mount", "mounts file systems in tests"),
     ("mtools", "fills configuration volumes in tests"),
-    ("multipath-tools", "reads our multipath configuration in tests"),
+    (
+        "multipath-tools",
+        "reads our multipath configuration in tests",
+    ),
     ("nfs-ganesha", "an NFS server for nodes in tests"),
     ("nfs-ganesha-vfs", "an NFS server for nodes in tests"),
     ("open-iscsi", "asks an iSCSI target in tests"),

@@ -199,10 +199,7 @@ impl FileDomain {
         authority: &dyn Authority,
         change: &mut dyn FnMut(&mut DomainMetadata) -> Result<()>,
     ) -> Result<DomainMetadata> {
-        let _one_at_a_time = self
-            .changing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.read()?;
         let mut after = before.clone();
         change(&mut after)?;
@@ -298,10 +295,7 @@ impl Authority for LocalLock {
         }
         Err(Failure::new(
             FailureKind::LeaseNotHeld,
-            format!(
-                "domain {domain}: the lock held is that of {}",
-                self.domain
-            ),
+            format!("domain {domain}: the lock held is that of {}", self.domain),
         ))
     }
 

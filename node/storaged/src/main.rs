@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 
 use storaged::daemon::{Options, USAGE, run};
 use storaged::worker::frame::Reader;
-use storaged::worker::serve::{self, Mouth, Worker};
 use storaged::worker::host::Host;
+use storaged::worker::serve::{self, Mouth, Worker};
 use storaged::worker::{Work, dispatch};
 use storaged::writer::process::Parts;
 
@@ -76,9 +76,8 @@ fn work(stream: UnixStream) -> io::Result<()> {
     let mouth = Mouth::new(stream.try_clone()?);
     let mut reader = Reader::new(stream);
     let host = Host::new(serve::setup(&mut reader)?);
-    let worker: Arc<dyn Worker> = Arc::new(move |work: &Work, context: &_| {
-        dispatch::run(work, &host, None, context)
-    });
+    let worker: Arc<dyn Worker> =
+        Arc::new(move |work: &Work, context: &_| dispatch::run(work, &host, None, context));
     serve::serve(&mut reader, &mouth, &worker)
 }
 

@@ -202,9 +202,7 @@ fn the_next_manager_answers_what_the_first_left() {
     let (sender, answer) = std::sync::mpsc::channel();
     one.extend(extend(1, 256), move |outcome| sender.send(outcome).unwrap());
     until("the request waits", || {
-        master.read("inbox", 3)[..4092]
-            .iter()
-            .any(|&byte| byte == 0x31)
+        master.read("inbox", 3)[..4092].contains(&0x31)
     });
     let _manager = second.serve(&master);
     assert_eq!(answer.recv_timeout(PATIENCE).unwrap(), Outcome::Done);

@@ -82,7 +82,7 @@ pub(super) fn ask(node: &Node, line: &str) -> Result<Result<Answer, Failure>> {
 
 /// The answer of a line that must succeed.
 pub(super) fn done(node: &Node, line: &str) -> Result<Answer> {
-    Ok(ask(node, line)?.with_context(|| format!("nodectl {line}"))?)
+    ask(node, line)?.with_context(|| format!("nodectl {line}"))
 }
 
 /// Looks until there is an answer.
