@@ -367,7 +367,9 @@ impl Node {
             let output = output
                 .split_once('\n')
                 .map_or("", |(_, output)| output)
-                .replace('\r', "");
+                .replace('\r', "")
+                // bash's farewell to bracketed paste, before the first line.
+                .replace("\u{1b}[?2004l", "");
             Some(if status == "0" {
                 Ok(output)
             } else {

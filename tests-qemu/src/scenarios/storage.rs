@@ -110,7 +110,10 @@ pub(super) fn wait_luns(node: &Node, count: usize, paths: u32) -> Result<Vec<Str
             return Ok(None);
         };
         last = format!("{luns:?}");
-        let whole = luns.iter().all(|lun| lun.paths_active == paths);
+        // The kernel's disks are there before multipathd has made maps of them.
+        let whole = luns
+            .iter()
+            .all(|lun| lun.multipath && lun.paths_active == paths);
         Ok((whole && luns.len() == count)
             .then(|| luns.into_iter().map(|lun| lun.wwid).collect::<Vec<_>>()))
     });
