@@ -357,19 +357,21 @@ impl Node {
             .shell
             .as_ref()
             .context("this machine was started without a shell")?;
-        // The marker is split so that the echo of the line does not match it.
+        // The markers are split so that the echo of the line, which may come
+        // twice and be wrapped, does not match them.
         let position = shell.position();
-        shell.send(format!("{line}; echo end-of'-'output=$?\n").as_bytes())?;
+        shell.send(
+            format!("echo begin-of'-'output; {line}; echo end-of'-'output=$?\n").as_bytes(),
+        )?;
         let what = format!("{}: shell line {line:?}", self.spec.name);
         shell.wait(position, PATIENCE, &what, |text| {
+            let (_, text) = text.split_once("begin-of-output")?;
             let (output, status) = text.split_once("end-of-output=")?;
             let status = status.split_once(['\r', '\n'])?.0;
             let output = output
                 .split_once('\n')
                 .map_or("", |(_, output)| output)
-                .replace('\r', "")
-                // bash's farewell to bracketed paste, before the first line.
-                .replace("\u{1b}[?2004l", "");
+                .replace('\r', "");
             Some(if status == "0" {
                 Ok(output)
             } else {

@@ -103,17 +103,19 @@ pub(super) fn until<T>(
 }
 
 /// Waits until the node sees `count` LUNs with `paths` active paths each; gives their names.
-pub(super) fn wait_luns(node: &Node, count: usize, paths: u32) -> Result<Vec<String>> {
+pub(super) fn wait_luns(node: &Node, count: usize, paths: u16) -> Result<Vec<String>> {
     let mut last = String::new();
     let seen = until("LUNs with their paths", PATIENCE, || {
         let Ok(Answer::Luns(luns)) = ask(node, "storage luns")? else {
             return Ok(None);
         };
         last = format!("{luns:?}");
-        // The kernel's disks are there before multipathd has made maps of them.
-        let whole = luns
-            .iter()
-            .all(|lun| lun.multipath && lun.paths_active == paths);
+        // The kernel's disks are there before multipathd has made maps of them,
+        // and the maps before udev has named them.
+        let whole = luns.iter().all(|lun| {
+            let active = lun.path_list.iter().filter(|path| path.state == "active");
+            lun.multipath && lun.fault.is_none() && active.count() == usize::from(paths)
+        });
         Ok((whole && luns.len() == count)
             .then(|| luns.into_iter().map(|lun| lun.wwid).collect::<Vec<_>>()))
     });
