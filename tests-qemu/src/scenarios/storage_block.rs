@@ -291,7 +291,7 @@ fn fill(context: &Context<'_>, one: &Node, two: &Node) -> Result<()> {
     ensure!(age.contains(DOMAIN), "node 1 holds no lockspace: {age}");
     let cut = one.cut_power();
     // Beyond the next threshold, with nobody to ask; still inside the volume.
-    guest.write_to(u32::try_from(first)? - 256)?;
+    guest.write_to(1024)?;
     context.say("power of node 1 cut, and the guest wrote on: the request stands");
     let early = ask(two, "spm start")?;
     ensure!(
@@ -316,7 +316,7 @@ fn fill(context: &Context<'_>, one: &Node, two: &Node) -> Result<()> {
     ));
     let second = wait_size(two, first + 1024, BOOT_PATIENCE)
         .context("the request that stood was not served by the new manager")?;
-    guest.write_to(u32::try_from(second)? - 512)?;
+    guest.write_to(u32::try_from(first)? + 64)?;
     context.say(&format!(
         "the volume grew to {second} MiB; the guest met no end of it"
     ));

@@ -430,15 +430,14 @@ impl Daemon {
         };
         {
             let mut role = self.role.borrow_mut();
+            if role.here && role.report.state == "here" {
+                // Whoever asks twice wants the same.
+                return Reply::Answer(Box::new(Answer::Spm(role.report())));
+            }
             if role.here {
-                let what = if role.report.state == "here" {
-                    "has the role already"
-                } else {
-                    "is taking the role already"
-                };
                 return Reply::Failure(Failure::new(
                     FailureKind::WrongState,
-                    format!("this host {what}"),
+                    "this host is taking the role already; `nodectl task list` shows how far it is",
                 ));
             }
             role.here = true;
