@@ -55,8 +55,9 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     refresh(&one)?;
     context.say("what a refresh loads is what lvchange --refresh loads");
     fill(context, &one, &two)?;
-    let findings = two.shell(&format!("nodectl inspect /dev/mapper/{}", luns[0]))?;
-    context.say(&format!("inspect: {}", findings.lines().count()));
+    // Fails when it finds anything worth a warning.
+    two.shell(&format!("nodectl inspect /dev/mapper/{}", luns[0]))?;
+    context.say("nodectl inspect finds nothing wrong with the domain");
     Ok(())
 }
 
