@@ -38,6 +38,7 @@ use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::Context;
 use crate::layout::Layout;
+use ::thin::Policy;
 use leases::Leases;
 
 /// What work on a domain's volumes needs.
@@ -53,6 +54,8 @@ pub struct Work<'a> {
     pub leases: &'a dyn Leases,
     /// Where links go on this host.
     pub layout: &'a Layout,
+    /// How much room thin volumes get at once.
+    pub growth: Policy,
 }
 
 impl std::fmt::Debug for Work<'_> {

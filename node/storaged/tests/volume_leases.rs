@@ -60,6 +60,7 @@ fn a_volume_has_a_lease_that_one_job_holds_at_a_time() {
             authority: &authority,
             leases: &leases,
             layout: &layout,
+            growth: thin::Policy::DEFAULT,
         };
         let request = CreateVolume {
             format: VolumeFormat::Raw,

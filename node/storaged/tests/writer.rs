@@ -48,6 +48,8 @@ impl Process {
             host_id,
             io_timeout_s: IO_TIMEOUT_S,
             manager: Manager::Pool,
+            thin: control::config::Thin::default(),
+            giving_back: control::config::GivingBack::default(),
             devices: Vec::new(),
         };
         send(&ours, &Order::Setup(Box::new(settings))).unwrap();

@@ -13,7 +13,7 @@ mod storage;
 mod tests;
 
 pub use check::{parse, parse_bytes};
-pub use storage::{Manager, SpmMode, Storage};
+pub use storage::{GivingBack, Manager, SpmMode, Storage, Thin};
 
 /// The document version this crate reads.
 pub const VERSION: u64 = 1;

@@ -13,6 +13,8 @@ use crate::storage::connection::{Chap, Secret};
 const CONNECTIONS_MAX: usize = 64;
 /// Most portals of a target, and most mount options.
 const LIST_MAX: usize = 32;
+/// Fastest rate of a wipe that can be set, in MiB/s: faster is no limit.
+const WIPE_MIB_PER_S_MAX: u64 = 1 << 20;
 /// Longest password of CHAP, in bytes: what the kernel's initiator takes.
 const PASSWORD_BYTES_MAX: usize = 255;
 
@@ -31,8 +33,54 @@ pub struct Storage {
     pub io_timeout_s: u32,
     /// Name of this node's iSCSI initiator; `None`: from the machine id.
     pub initiator_name: Option<String>,
+    /// How thin volumes grow.
+    #[serde(default)]
+    pub thin: Thin,
+    /// How the room of volumes is given back.
+    #[serde(default)]
+    pub giving_back: GivingBack,
     /// Connections to keep.
     pub connections: Vec<Connection>,
+}
+
+/// How thin volumes on LUNs grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thin {
+    /// What an extend adds and a new thin volume begins with, in MiB: whole
+    /// extents of 128, up to [`Self::CHUNK_MIB_MAX`].
+    pub chunk_mib: u32,
+    /// How much of a chunk may be used before the next is asked for, 1–99.
+    pub utilization_percent: u8,
+    /// Whether a guest that writes fast is given more, and earlier.
+    pub predict: bool,
+}
+
+impl Thin {
+    /// An extent of a domain on LUNs, in MiB: nothing smaller can be given.
+    pub const EXTENT_MIB: u32 = 128;
+    /// Largest chunk, in MiB: 1 TiB.
+    pub const CHUNK_MIB_MAX: u32 = 1 << 20;
+}
+
+impl Default for Thin {
+    /// What other hosts of a pool use.
+    fn default() -> Self {
+        Self {
+            chunk_mib: 2560,
+            utilization_percent: 20,
+            predict: true,
+        }
+    }
+}
+
+/// How the room of removed volumes is given back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivingBack {
+    /// MiB a second that one wipe zeroes at most; as fast as it goes when absent.
+    pub wipe_mib_per_s: Option<u32>,
+    /// Whether the array is told of all room that is given back, also where the
+    /// request does not ask for it.
+    pub discard: bool,
 }
 
 /// Who decides about the manager's role.
@@ -105,7 +153,43 @@ pub(super) fn storage(
         manager,
         io_timeout_s,
         initiator_name: optional(section, "initiator_name", target, mistakes),
+        thin: thin(section, mistakes),
+        giving_back: GivingBack {
+            wipe_mib_per_s: number(section, "wipe_mib_per_s", 1..=WIPE_MIB_PER_S_MAX, mistakes),
+            discard: section.boolean("discard", mistakes).unwrap_or_default(),
+        },
         connections,
+    }
+}
+
+fn thin(section: &Section<'_, '_>, mistakes: &mut Mistakes) -> Thin {
+    let default = Thin::default();
+    let extent = u64::from(Thin::EXTENT_MIB);
+    let sizes = extent..=u64::from(Thin::CHUNK_MIB_MAX);
+    let chunk = section.integer("thin_chunk_mib", sizes, mistakes);
+    if let Some(At { value, offset }) = &chunk
+        && value % extent != 0
+    {
+        mistakes.add(
+            Some(*offset),
+            section.key("thin_chunk_mib"),
+            format!(
+                "{value}: must be a multiple of {extent}, the extent of a domain; {} would do",
+                value.next_multiple_of(extent)
+            ),
+        );
+    }
+    Thin {
+        chunk_mib: chunk
+            .and_then(|chunk| u32::try_from(chunk.value).ok())
+            .unwrap_or(default.chunk_mib),
+        utilization_percent: section
+            .integer("thin_utilization_percent", 1..=99, mistakes)
+            .and_then(|percent| u8::try_from(percent.value).ok())
+            .unwrap_or(default.utilization_percent),
+        predict: section
+            .boolean("thin_predict", mistakes)
+            .unwrap_or(default.predict),
     }
 }
 

@@ -172,6 +172,8 @@ async fn main(
         host_name: options.host_name.clone(),
         host_id: config.host_id,
         manager: config.manager,
+        thin: config.thin,
+        giving_back: config.giving_back,
         io_timeout_s: if config.io_timeout_s == 0 {
             10
         } else {

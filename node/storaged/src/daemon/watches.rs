@@ -119,7 +119,7 @@ impl Daemon {
         let watch = Watch {
             socket: PathBuf::from(qmp),
             drives: watched,
-            config: thin::Config::default(),
+            config: crate::thin::config(&self.config.borrow().thin),
             sys: self.options.layout.sys.clone(),
         };
         let helper = Rc::new(Helper(Rc::downgrade(self)));

@@ -203,6 +203,7 @@ fn plan(work: &Work<'_>, view: &View, request: &CreateVolume) -> Result<Plan> {
     let size_bytes = match (block, request.format) {
         (true, VolumeFormat::Raw) => capacity,
         (true, VolumeFormat::Cow) => size::cow_initial(
+            &work.growth,
             capacity,
             request.allocation == Allocation::Preallocated,
             request.initial_bytes,

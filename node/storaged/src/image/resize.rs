@@ -137,7 +137,7 @@ pub fn reduce(work: &Work<'_>, volume: VolumeId) -> Result<u64> {
         qemu::end_offset(work.context, &held.prepared.path)?
     };
     let best = if metadata.volume_type == VolumeType::Leaf {
-        size::optimal_leaf(end, metadata.capacity_bytes)
+        size::optimal_leaf(&work.growth, end, metadata.capacity_bytes)
     } else {
         size::optimal_internal(end)
     };

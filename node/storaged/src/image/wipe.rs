@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use control::config::GivingBack;
 use control::storage::{Failure, FailureKind};
 use linux::zero::Eraser;
 
@@ -31,6 +32,18 @@ pub struct Disposal {
     pub discard: bool,
     /// Bytes a second that are zeroed at most; as fast as it goes when absent.
     pub bytes_per_s: Option<u64>,
+}
+
+impl Disposal {
+    /// As the configuration has it: nothing is zeroed that was not promised to be.
+    #[must_use]
+    pub fn of(configured: &GivingBack) -> Self {
+        Self {
+            wipe: false,
+            discard: configured.discard,
+            bytes_per_s: configured.wipe_mib_per_s.map(|mib| u64::from(mib) << 20),
+        }
+    }
 }
 
 /// Zeroes all of `path` and waits until that is on stable storage. Tells progress.

@@ -28,6 +28,25 @@ use control::storage::VolumeName;
 pub use device::size_bytes;
 pub use monitor::{Command, Handle, Monitor};
 
+/// Chunk and watermark as the configuration has them.
+#[must_use]
+pub fn policy(configured: &control::config::Thin) -> thin::Policy {
+    thin::Policy {
+        chunk_bytes: u64::from(configured.chunk_mib) << 20,
+        utilization_percent: configured.utilization_percent,
+    }
+}
+
+/// How drives are treated, as the configuration has it.
+#[must_use]
+pub fn config(configured: &control::config::Thin) -> thin::Config {
+    thin::Config {
+        policy: policy(configured),
+        predict: configured.predict,
+        ..thin::Config::default()
+    }
+}
+
 /// Work that somebody else does.
 pub type Later<T> = Pin<Box<dyn Future<Output = T>>>;
 

@@ -79,6 +79,7 @@ pub(super) fn run(
         authority,
         leases: leases.as_ref(),
         layout,
+        growth: crate::thin::policy(&host.settings.thin),
     };
     change(&work, target, request, host)
 }
@@ -131,7 +132,7 @@ fn change(
             wipe,
             discard,
         } => {
-            let disposal = disposal(*wipe, *discard);
+            let disposal = disposal(host, *wipe, *discard);
             delete::delete_volume(work, volume_id(&volume.volume)?, disposal)?;
             Ok(done(format!("volume {} is gone", volume.volume)))
         }
@@ -141,7 +142,7 @@ fn change(
             discard,
             ..
         } => {
-            delete::delete_image(work, image_id(image)?, disposal(*wipe, *discard))?;
+            delete::delete_image(work, image_id(image)?, disposal(host, *wipe, *discard))?;
             Ok(done(format!("image {image} is gone")))
         }
         VolumeRequest::Copy {
@@ -163,7 +164,7 @@ fn change(
                 )));
             }
             let pair = Merge { image, base, top };
-            merge(work, pair, &job(host), Disposal::default())?;
+            merge(work, pair, &job(host), disposal(host, false, false))?;
             Ok(done(format!("volume {top} is merged into {base}")))
         }
         VolumeRequest::Set {
@@ -350,11 +351,12 @@ fn made(domain: &dyn Domain, image: ImageId, volume: VolumeId) -> Answer {
     })
 }
 
-fn disposal(wipe: bool, discard: bool) -> Disposal {
+fn disposal(host: &Host, wipe: bool, discard: bool) -> Disposal {
+    let by_configuration = Disposal::of(&host.settings.giving_back);
     Disposal {
         wipe,
-        discard,
-        bytes_per_s: None,
+        discard: discard || by_configuration.discard,
+        ..by_configuration
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use control::config::Manager;
+use control::config::{GivingBack, Manager, Thin};
 use control::storage::Connection;
 use control::storage::request::{LeaseRequest, NewDomain, VolumeName, VolumeRequest};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,12 @@ pub struct Settings {
     /// domains' own leases for its commits.
     #[serde(default)]
     pub manager: Manager,
+    /// How thin volumes grow.
+    #[serde(default)]
+    pub thin: Thin,
+    /// How room is given back.
+    #[serde(default)]
+    pub giving_back: GivingBack,
     /// Block devices LVM may look at besides those found through multipath, for
     /// machines without it. Empty on a node.
     #[serde(default)]

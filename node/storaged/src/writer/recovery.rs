@@ -77,6 +77,8 @@ impl Cleaning {
             domains: all(manager),
             layout: settings.layout.clone(),
             io_timeout_s: settings.io_timeout_s,
+            growth: crate::thin::policy(&settings.thin),
+            disposal: Disposal::of(&settings.giving_back),
         };
         let thread = std::thread::Builder::new()
             .name("recovery".to_owned())
@@ -107,6 +109,8 @@ struct Room {
     domains: Vec<Arc<dyn Domain>>,
     layout: Layout,
     io_timeout_s: u32,
+    growth: thin::Policy,
+    disposal: Disposal,
 }
 
 impl Room {
@@ -128,7 +132,7 @@ impl Room {
         }
         for domain in &self.domains {
             let done = self.on(context, domain.as_ref(), |work| {
-                resume_wipes(work, Disposal::default())?;
+                resume_wipes(work, self.disposal)?;
                 domain.sweep(&self.authority)
             });
             match done {
@@ -159,6 +163,7 @@ impl Room {
             authority: &self.authority,
             leases: leases.as_ref(),
             layout: &self.layout,
+            growth: self.growth,
         })
     }
 
@@ -195,7 +200,7 @@ impl Room {
             other => other?,
         };
         self.on(context, domain.as_ref(), |work| {
-            delete::delete_volume(work, volume, Disposal::default())
+            delete::delete_volume(work, volume, self.disposal)
         })
     }
 }

@@ -1,6 +1,6 @@
 use expect_test::expect;
 
-use super::super::{Manager, SpmMode, parse};
+use super::super::{GivingBack, Manager, SpmMode, Thin, parse};
 use super::check;
 use crate::storage::Connection;
 
@@ -15,6 +15,11 @@ spm = "auto"
 manager = "domain"
 io_timeout = 5
 initiator_name = "iqn.2026-01.com.example:node7"
+thin_chunk_mib = 1024
+thin_utilization_percent = 50
+thin_predict = false
+wipe_mib_per_s = 200
+discard = true
 
 [[storage.connection]]
 type = "iscsi"
@@ -41,6 +46,20 @@ path = "/data/images"
         (7, SpmMode::Auto, Manager::Domain)
     );
     assert_eq!(storage.io_timeout_s, 5);
+    assert_eq!(
+        (storage.thin, storage.giving_back),
+        (
+            Thin {
+                chunk_mib: 1024,
+                utilization_percent: 50,
+                predict: false
+            },
+            GivingBack {
+                wipe_mib_per_s: Some(200),
+                discard: true
+            }
+        )
+    );
     let [
         Connection::Iscsi { portals, chap, .. },
         Connection::Nfs { hard: true, .. },
@@ -98,6 +117,65 @@ pth = "/x"
             line 17: storage.connection entry 4.path: missing; for instance path = "/data/images"
             line 19: storage.connection entry 4.options: only for type nfs, posix, gluster
             line 20: storage.connection entry 4.pth: unknown key; did you mean path?
+        "#]],
+    );
+}
+
+#[test]
+fn growth_is_what_other_hosts_of_a_pool_use_unless_it_is_said() {
+    let storage = parse("version = 1\n[storage]\n")
+        .expect("valid")
+        .storage
+        .expect("the document has storage");
+    assert_eq!(
+        (storage.thin.chunk_mib, storage.thin.utilization_percent),
+        (2560, 20)
+    );
+    assert!(storage.thin.predict);
+    assert_eq!(storage.giving_back, GivingBack::default());
+}
+
+#[test]
+fn growth_that_cannot_be_is_refused_with_its_limit() {
+    check(
+        r#"version = 1
+[storage]
+thin_chunk_mib = 1000
+thin_utilization_percent = 100
+thin_predict = "yes"
+wipe_mib_per_s = 0
+discard = 1
+"#,
+        &expect![[r#"
+            line 3: storage.thin_chunk_mib: 1000: must be a multiple of 128, the extent of a domain; 1024 would do
+            line 4: storage.thin_utilization_percent: 100: largest allowed is 99
+            line 5: storage.thin_predict: the string "yes": must be true or false
+            line 6: storage.wipe_mib_per_s: 0: smallest allowed is 1
+            line 7: storage.discard: the number 1: must be true or false
+        "#]],
+    );
+    check(
+        r#"version = 1
+[storage]
+thin_chunk_mib = 64
+thin_utilization_percent = 0
+wipe_mib_per_s = 1048577
+"#,
+        &expect![[r#"
+            line 3: storage.thin_chunk_mib: 64: smallest allowed is 128
+            line 4: storage.thin_utilization_percent: 0: smallest allowed is 1
+            line 5: storage.wipe_mib_per_s: 1048577: largest allowed is 1048576
+        "#]],
+    );
+    check(
+        r#"version = 1
+[storage]
+thin_chunk_mib = 1048704
+thin_chunk = 1024
+"#,
+        &expect![[r#"
+            line 3: storage.thin_chunk_mib: 1048704: largest allowed is 1048576
+            line 4: storage.thin_chunk: unknown key; did you mean thin_chunk_mib?
         "#]],
     );
 }

@@ -225,6 +225,7 @@ impl Site {
             authority: self.steps.as_ref(),
             leases: self.steps.as_ref(),
             layout: &self.layout,
+            growth: thin::Policy::DEFAULT,
         }
     }
 
