@@ -28,6 +28,7 @@ pub mod scenarios;
 pub mod screen;
 pub mod stage;
 pub mod story;
+pub mod suite;
 pub mod table;
 pub mod tied;
 pub mod tools;

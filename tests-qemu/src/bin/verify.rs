@@ -2,16 +2,15 @@
 //! in QEMU, each step with its time, one closing line with the verdict.
 #![forbid(unsafe_code)]
 
-use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use image::{Artifacts, Options, Profile};
 use tests_qemu::scenarios::{self, Scenario};
 use tests_qemu::screen::clock;
-use tests_qemu::{evidence, tied, tools};
+use tests_qemu::{evidence, suite, tied, tools};
 
 /// Checks everything: formatting, lints, tests, images, scenarios in QEMU.
 #[derive(Debug, Parser)]
@@ -33,7 +32,7 @@ const STEPS: &[(&str, &str)] = &[
     ),
     ("format", "cargo fmt --check"),
     ("lints", "cargo clippy, warnings denied"),
-    ("tests", "cargo test --workspace"),
+    ("tests", "every test of the workspace"),
     ("images", "the release and the debug image build"),
     (
         "reproducible",
@@ -206,51 +205,31 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs every test of the workspace; each counts in the tally.
+/// Runs every test of the workspace; each counts in the tally. Of programs
+/// whose tests pass only the counts are printed.
 fn tests(tally: &mut Tally) -> Result<()> {
-    let arguments = ["test", "--workspace", "--no-fail-fast"];
-    let mut child = command(&arguments)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cargo")?;
-    let output = child.stdout.take().context("cargo: output")?;
-    for line in BufReader::new(output).lines() {
-        let line = line.context("cargo: output")?;
-        println!("{line}");
-        if let Some((passed, failed)) = result_line(&line) {
-            tally.passed += passed;
-            tally.failed += failed;
+    let mut broken = Vec::new();
+    suite::run(suite::build(command(&[]))?, |outcome| {
+        let (passed, failed) = outcome.counts;
+        println!(
+            "{:32} {:>6}  {passed:>4} passed, {failed} failed",
+            outcome.name,
+            clock(outcome.took)
+        );
+        tally.passed += passed;
+        tally.failed += failed;
+        if failed > 0 {
+            println!("{}", outcome.output);
+            broken.push(outcome.name);
         }
-    }
-    let status = child.wait().context("cargo")?;
-    if !status.success() {
-        bail!("cargo {}: {status}", arguments.join(" "));
-    }
-    Ok(())
-}
-
-/// Passed and failed of a line like `test result: ok. 12 passed; 0 failed; …`.
-fn result_line(line: &str) -> Option<(u32, u32)> {
-    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
-    let count = |word: &str| {
-        let part = counts
-            .split("; ")
-            .find_map(|part| part.strip_suffix(word))?;
-        part.trim().parse().ok()
-    };
-    Some((count("passed")?, count("failed")?))
+    });
+    ensure!(broken.is_empty(), "tests failed in {}", broken.join(", "));
+    cargo(&["test", "--quiet", "--workspace", "--doc"])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_are_read_from_cargos_closing_lines() {
-        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.04s";
-        assert_eq!(result_line(line), Some((12, 3)));
-        assert_eq!(result_line("test line::tests::a ... ok"), None);
-    }
 
     #[test]
     fn no_scenario_has_the_name_of_a_step() {
