@@ -6,7 +6,7 @@
 //! PID 1's code is overwritten: it crashes, the kernel panics, the machine
 //! resets.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use control::status::{LockspaceState, Snapshot};
 
 use super::Context;
