@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 pub use buffer::AlignedBuffer;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 
+use crate::identity::as_owner_if_refused;
+
 /// `f_type` of tmpfs (statfs(2)).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
@@ -103,7 +105,8 @@ pub struct BlockDevice {
 
 impl BlockDevice {
     /// Opens with `O_DIRECT | O_SYNC`. May block for as long as the device
-    /// likes; call it where that does no harm.
+    /// likes; call it where that does no harm. A file whose server refuses root
+    /// is opened as its owner.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -120,7 +123,7 @@ impl BlockDevice {
         };
         // Asked first, so that a directory or a FIFO is named as such instead
         // of failing, or blocking, in its own way.
-        let kind = match rustix::fs::stat(path) {
+        let kind = match as_owner_if_refused(path, || rustix::fs::stat(path)) {
             Ok(stat) => (FileType::from_raw_mode(stat.st_mode), stat.st_rdev),
             Err(Errno::NOENT | Errno::NOTDIR) => return Err(OpenError::Missing { path: named() }),
             Err(error) => return Err(other(error)),
@@ -135,7 +138,8 @@ impl BlockDevice {
             return Err(OpenError::ReadOnly { path: named() });
         }
         let flags = mode | OFlags::DIRECT | OFlags::SYNC | OFlags::CLOEXEC | OFlags::NOCTTY;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        let file = as_owner_if_refused(path, || rustix::fs::open(path, flags, Mode::empty()));
+        let file = file.map_err(|error| match error {
             Errno::NOENT | Errno::NXIO | Errno::NODEV => OpenError::Missing { path: named() },
             Errno::ROFS | Errno::ACCESS | Errno::PERM if access == Access::ReadWrite => {
                 OpenError::ReadOnly { path: named() }

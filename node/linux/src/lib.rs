@@ -10,6 +10,7 @@ pub mod clock;
 pub mod disk;
 pub mod dm;
 pub mod error;
+pub mod identity;
 pub mod kmsg;
 pub mod loop_device;
 pub mod memory;

@@ -16,6 +16,8 @@ use std::process::{Command, Stdio};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 
+use crate::identity::Owner;
+
 /// What to start and how.
 #[derive(Debug, Clone, Default)]
 pub struct Spawn {
@@ -156,6 +158,8 @@ pub fn tied<'a>(command: &'a mut Command, inherited: &[BorrowedFd<'_>]) -> &'a m
     command.process_group(0);
     let before_exec = move || {
         unblock_signals()?;
+        // Before the tie: changing who it is, as exec would, undoes that.
+        crate::identity::be_self();
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the line above took effect.
         if rustix::process::getppid() != Some(parent) {
@@ -172,6 +176,16 @@ pub fn tied<'a>(command: &'a mut Command, inherited: &[BorrowedFd<'_>]) -> &'a m
     };
     // SAFETY: between fork and exec the closure only issues system calls on memory made
     // before the fork; it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(before_exec) }
+}
+
+/// Makes a command run as `owner`, in no other group, with no right of root's but
+/// to pass the file permissions of this host. Before [`tied`], which it would undo.
+/// Without effect unless the caller is root.
+pub fn owned_by(command: &mut Command, owner: Owner) -> &mut Command {
+    let before_exec = move || crate::identity::become_owner(owner);
+    // SAFETY: between fork and exec the closure only issues system calls on memory of its
+    // own stack; it allocates nothing and takes no lock.
     unsafe { command.pre_exec(before_exec) }
 }
 

@@ -14,10 +14,12 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use control::storage::{Failure, FailureKind};
+use linux::identity::Owner;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::identity;
 use crate::job::{Context, Result};
 
 /// Where programs are looked for.
@@ -51,6 +53,7 @@ pub struct Run<'a> {
     deadline: Duration,
     stdout_max: usize,
     cancellable: bool,
+    owner: Option<Owner>,
     watch: Option<Watch<'a>>,
 }
 
@@ -87,6 +90,7 @@ impl<'a> Run<'a> {
             deadline: Duration::from_secs(60),
             stdout_max: STDOUT_MAX,
             cancellable: false,
+            owner: None,
             watch: None,
         }
     }
@@ -148,6 +152,14 @@ impl<'a> Run<'a> {
     #[must_use]
     pub fn cancellable(mut self) -> Self {
         self.cancellable = true;
+        self
+    }
+
+    /// Has it run as the user and group that own the files of domains, for what
+    /// reads and writes them: a file server may refuse root.
+    #[must_use]
+    pub fn as_owner(mut self) -> Self {
+        self.owner = Some(identity::OWNER);
         self
     }
 
@@ -229,6 +241,9 @@ impl<'a> Run<'a> {
             } else {
                 Stdio::piped()
             });
+        if let Some(owner) = self.owner {
+            linux::process::owned_by(&mut command, owner);
+        }
         linux::process::tied(&mut command, &self.inherited)
             .spawn()
             .map_err(|error| {

@@ -13,6 +13,7 @@ pub mod connect;
 pub mod daemon;
 pub mod domain;
 pub mod file;
+pub mod identity;
 pub mod image;
 pub mod job;
 pub mod layout;

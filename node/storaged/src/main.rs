@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
 use storaged::daemon::{Options, USAGE, run};
+use storaged::identity;
 use storaged::worker::frame::Reader;
 use storaged::worker::host::Host;
 use storaged::worker::serve::{self, Mouth, Worker};
@@ -42,9 +43,16 @@ fn main() -> ExitCode {
             Err(message) => return wrong(&message),
         },
         Some("worker") => orders().and_then(work),
-        Some("writer") => orders().and_then(write),
+        Some("writer") => {
+            // All of its threads, those included that end its role at a signal.
+            let _acting = identity::owner();
+            orders().and_then(write)
+        }
         Some("refresh-table") => storaged::refresh::command(arguments),
-        Some("mail") => orders().and_then(storaged::mail::process::run),
+        Some("mail") => {
+            let _acting = identity::owner();
+            orders().and_then(storaged::mail::process::run)
+        }
         _ => return wrong(&format!("{}: not known", role.display())),
     };
     match outcome {

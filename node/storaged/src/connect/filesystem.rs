@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::{Connected, Health, Places, file, io_failure, mount_point, nfs};
 use crate::command::{Run, find_program};
+use crate::identity;
 use crate::job::{Context, Result};
 
 /// How long a mount program may take: a server that is gone is asked for 60 s.
@@ -69,6 +70,13 @@ pub fn connect(context: &Context, places: &Places, connection: &Connection) -> R
                 linux::mount::detach(&spec.point).map_err(kernel_failure)?;
                 warnings.push("the server had forgotten the mount; mounted again".to_owned());
             }
+            Err(Errno::ACCESS) => {
+                warnings.push(closed());
+                return Ok(Connected {
+                    path: Some(spec.point),
+                    warnings,
+                });
+            }
             Err(errno) => {
                 return Err(io_failure(
                     format_args!("{} at {}", spec.source, spec.point.display()),
@@ -85,6 +93,9 @@ pub fn connect(context: &Context, places: &Places, connection: &Connection) -> R
         return Err(failure);
     }
     tracing::info!(source = spec.source, point = %spec.point.display(), options = spec.options, "mounted");
+    if answers(&spec.point) == Err(Errno::ACCESS) {
+        warnings.push(closed());
+    }
     Ok(Connected {
         path: Some(spec.point),
         warnings,
@@ -161,6 +172,7 @@ pub fn check(places: &Places, connection: &Connection) -> Result<Health> {
     Ok(match answers(&point) {
         Ok(()) => Health::Connected,
         Err(Errno::STALE) => Health::Broken("the server has forgotten the mount (ESTALE)".into()),
+        Err(Errno::ACCESS) => Health::Degraded(closed()),
         // The mount itself comes back with its server.
         Err(errno) => Health::Degraded(format!("the file system does not answer: {errno}")),
     })
@@ -434,8 +446,20 @@ fn same_source(there: &Mount, spec: &Spec) -> bool {
     source_fits && family(&there.fs_type) == family(&spec.fs_type)
 }
 
-/// Asks the file system itself, not only what the kernel remembers of it.
+/// Why nobody can work on a file system that is mounted.
+fn closed() -> String {
+    format!(
+        "user {} and group {} (vdsm, kvm) may not read its directory: \
+         give it to them at the server",
+        identity::OWNER.uid,
+        identity::OWNER.gid
+    )
+}
+
+/// Asks the file system itself, not only what the kernel remembers of it, as
+/// those who will work there: to its server root may be nobody.
 fn answers(point: &Path) -> rustix::io::Result<()> {
+    let _acting = identity::owner();
     rustix::fs::statvfs(point)?;
     rustix::fs::open(
         point,

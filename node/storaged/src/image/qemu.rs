@@ -277,6 +277,7 @@ pub fn end_offset(context: &Context, path: &Path) -> Result<u64> {
         .collect();
     let output = Run::new(PROGRAM)
         .args(&list)
+        .as_owner()
         .within(QUESTION)
         .cancellable()
         .run(context)?;
@@ -306,6 +307,7 @@ fn run(
     };
     let mut child = Run::new(PROGRAM)
         .args(&arguments)
+        .as_owner()
         .within(within)
         .cancellable();
     if progress.is_some() {

@@ -32,6 +32,8 @@ pub(super) fn prepare(layout: &Layout) -> Result<()> {
     let failed = |error: std::io::Error| {
         Failure::new(FailureKind::Io, format!("{}: {error}", path.display()))
     };
+    // Programs that are root read it: nobody else may write it.
+    let _own = crate::identity::own();
     for folder in ["lock", "commit"] {
         fs::create_dir_all(layout.lvm.join(folder)).map_err(failed)?;
     }

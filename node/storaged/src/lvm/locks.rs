@@ -75,6 +75,7 @@ impl GroupLock {
 }
 
 fn open(path: &Path) -> Result<File> {
+    let _own = crate::identity::own();
     OpenOptions::new()
         .create(true)
         .truncate(false)

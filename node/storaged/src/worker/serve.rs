@@ -119,6 +119,7 @@ pub fn serve(
                     .name(format!("job {id}"))
                     .stack_size(STACK_BYTES)
                     .spawn(move || {
+                        let _acting = crate::identity::of(&work);
                         let outcome = worker.work(&work, &context);
                         lock(&mine, id);
                         mouth.say(&Word::Done { id, outcome });

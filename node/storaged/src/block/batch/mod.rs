@@ -157,9 +157,13 @@ impl BlockDomain {
     ) -> Result<()> {
         let folder = self.lvm.layout().lvm.join("commit");
         let file = folder.join(format!("{}-{}.extend", self.name, group.seqno));
-        fs::write(&file, &planned.text).map_err(|error| {
-            Failure::new(FailureKind::Io, format!("{}: {error}", file.display()))
-        })?;
+        {
+            // lvm commits what stands there: nobody but root may write it.
+            let _own = crate::identity::own();
+            fs::write(&file, &planned.text).map_err(|error| {
+                Failure::new(FailureKind::Io, format!("{}: {error}", file.display()))
+            })?;
+        }
         let said =
             self.lvm
                 .change_locked(context, authority, lock, &Change::Restore { file: &file });
