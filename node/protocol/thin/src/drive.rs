@@ -237,6 +237,7 @@ impl Drive {
             starving: self.starving,
             polling: self.polling,
             attempts: self.attempts,
+            fruitless: self.fruitless,
             extends: self.extends,
             rate_bytes_per_s: self.predictor.rate_bytes_per_s(),
             round_trip_ms: self.predictor.round_trip_ms(),

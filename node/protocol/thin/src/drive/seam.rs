@@ -257,6 +257,20 @@ pub enum Notice {
     ExtendsOff,
 }
 
+impl Status {
+    /// Whether nothing is to be done and nothing is wrong: the guest has room, and
+    /// more will be asked for in time.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        let watched = match self.state {
+            State::Set => true,
+            State::Unset => self.polling,
+            State::Exceeded | State::Disabled => false,
+        };
+        watched && !self.starving && self.attempts == 0 && self.fruitless <= 1
+    }
+}
+
 /// What is known of a drive, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
@@ -278,6 +292,8 @@ pub struct Status {
     pub polling: bool,
     /// Failures in a row.
     pub attempts: u32,
+    /// How often in a row the guest lacked space although there was room.
+    pub fruitless: u32,
     /// Successful extends since the start.
     pub extends: u64,
     /// How fast the guest writes to new space.

@@ -323,6 +323,25 @@ fn lack_of_space_elsewhere_is_continued_less_and_less_often() {
 }
 
 #[test]
+fn a_stop_heard_of_after_the_space_came_leaves_the_drive_well() {
+    let mut world = world();
+    assert!(world.status().is_well());
+    world.write(2500 * MIB);
+    world.idle_for(1000);
+    assert!(!world.status().is_well(), "space is being asked for");
+    world.idle_for(3000);
+    assert!(world.status().is_well());
+    world.run = Run::NoSpace;
+    drive(&mut world, Input::NoSpace);
+    assert!(!world.status().is_well(), "the guest lacks space");
+    world.tell(GuestInput::Stopped);
+    world.idle_for(1000);
+    assert_eq!(world.run, Run::Running);
+    assert!(world.status().is_well());
+    assert_eq!(world.asked.len(), 1, "there was room");
+}
+
+#[test]
 fn connection_made_anew_finds_a_guest_that_stopped_meanwhile() {
     let mut world = world();
     world.threshold = None;

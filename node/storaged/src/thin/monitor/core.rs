@@ -298,6 +298,7 @@ impl Core {
                 GuestEffect::Drive(id, effect) => self.effect(now, id, effect),
             }
         }
+        self.forget_what_is_over();
         self.publish();
     }
 
@@ -555,6 +556,17 @@ impl Core {
     fn reason_of(&mut self, id: DriveId, reason: String) {
         if let Some(known) = self.drives.get_mut(&id) {
             known.reason = Some(reason);
+        }
+    }
+
+    /// What was wrong is shown until it is well again, also where no extend ended
+    /// it: the guest's stop may be heard of only after the space came.
+    fn forget_what_is_over(&mut self) {
+        let drives = self.guest.status().drives;
+        for (id, known) in &mut self.drives {
+            if drives.get(id).is_some_and(thin::Status::is_well) {
+                known.reason = None;
+            }
         }
     }
 
