@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub mod connection;
+pub mod health;
 pub mod inspection;
 pub mod report;
 pub mod request;

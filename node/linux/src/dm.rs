@@ -198,6 +198,17 @@ impl Control {
         answer.lines().map_err(|errno| self.nonsense(errno))
     }
 
+    /// What the targets of a map's active table say of their state. No request
+    /// to the devices below it is waited for.
+    ///
+    /// # Errors
+    /// `ENXIO` when there is no map of this name.
+    pub fn target_states(&self, name: &Name) -> Result<Vec<TargetLine>, Error> {
+        let answer =
+            self.ask::<TABLE_STATUS>(Some(name), wire::NO_FLUSH, "ask for the state of")?;
+        answer.lines().map_err(|errno| self.nonsense(errno))
+    }
+
     /// The devices that a map's active table uses, by number.
     ///
     /// # Errors

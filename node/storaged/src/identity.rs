@@ -40,6 +40,7 @@ pub fn of(work: &Work) -> Option<Acting> {
         | Work::Discover { .. }
         | Work::Luns { .. }
         | Work::Rescan
+        | Work::Paths
         | Work::Tidy => None,
         _ => owner(),
     }

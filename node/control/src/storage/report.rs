@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::connection::Lun;
+use super::health::{DomainStats, LunPaths};
 use super::{Failure, Format, VolumeName};
 
 /// One line of answer.
@@ -43,6 +44,8 @@ pub enum Answer {
     Status(StorageReport),
     /// LUNs of this host.
     Luns(Vec<Lun>),
+    /// Paths of every LUN of this host.
+    Paths(Vec<LunPaths>),
     /// iSCSI targets of a portal: target name and portal each.
     Targets(Vec<TargetReport>),
     /// A connection.
@@ -85,6 +88,8 @@ pub struct StorageReport {
     pub resident_kib: Option<u64>,
     /// Connections.
     pub connections: Vec<ConnectionReport>,
+    /// Why the paths of LUNs are not known.
+    pub paths_reason: Option<String>,
     /// Domains on what is connected.
     pub domains: Vec<DomainReport>,
     /// The pool, when this host is in one.
@@ -128,6 +133,8 @@ pub struct ConnectionReport {
     pub users: Vec<String>,
     /// Why it is not connected.
     pub reason: Option<String>,
+    /// The LUNs that come over it, looked at every 10 s.
+    pub luns: Vec<LunPaths>,
 }
 
 /// One domain.
@@ -160,6 +167,8 @@ pub struct DomainReport {
     pub connection: Option<String>,
     /// Map names of the LUNs of a block domain.
     pub luns: Vec<String>,
+    /// The paths of these LUNs, as far as they are known.
+    pub lun_paths: Vec<LunPaths>,
     /// Bytes of a sector.
     pub block_size: u32,
     /// Bytes of a lease.
@@ -168,6 +177,10 @@ pub struct DomainReport {
     pub size_bytes: Option<u64>,
     /// Bytes free.
     pub free_bytes: Option<u64>,
+    /// What managers poll, of a domain that is watched.
+    pub stats: Option<DomainStats>,
+    /// Why it may stop to work although its last check went well.
+    pub degraded: Option<String>,
     /// Whether the last check went well.
     pub valid: Option<bool>,
     /// Since the last check ended.

@@ -489,6 +489,11 @@ pub enum PoolRequest {
     Show,
     /// Read it again from its master.
     Refresh,
+    /// Convert all of its active domains to a newer version; a long task.
+    Upgrade {
+        /// 4 or 5.
+        version: u8,
+    },
 }
 
 /// About the manager's role.

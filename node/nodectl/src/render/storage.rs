@@ -22,6 +22,11 @@ pub(crate) fn answer(answer: &Answer) -> String {
         }
         Answer::Status(report) => status(&mut out, report),
         Answer::Luns(luns) => table_of_luns(&mut out, luns),
+        Answer::Paths(luns) => {
+            for lun in luns {
+                field(&mut out, "paths", &format!("{}: {}", lun.wwid, lun.words()));
+            }
+        }
         Answer::Targets(targets) => {
             let mut table = Table::new(0, &[], &["portal", "target"]);
             for target in targets {
@@ -100,6 +105,13 @@ fn status(out: &mut String, report: &StorageReport) {
             if let Some(reason) = &connection.reason {
                 field(out, "reason", &format!("{}: {reason}", connection.id));
             }
+            let worse = connection.luns.iter().filter(|lun| lun.active < lun.paths);
+            for lun in worse {
+                field(out, "paths", &format!("{}: {}", lun.wwid, lun.words()));
+            }
+        }
+        if let Some(reason) = &report.paths_reason {
+            field(out, "paths", &format!("not known: {reason}"));
         }
     }
     if !report.domains.is_empty() {
@@ -130,6 +142,9 @@ fn status(out: &mut String, report: &StorageReport) {
 fn connection(out: &mut String, report: &ConnectionReport) {
     field(out, "connection", &report.id);
     field(out, "state", &report.state);
+    for lun in &report.luns {
+        field(out, "LUN", &format!("{}: {}", lun.wwid, lun.words()));
+    }
     if let Some(path) = &report.path {
         field(out, "path", path);
     }
@@ -200,10 +215,11 @@ fn domains(out: &mut String, reports: &[DomainReport]) {
             cut(&report.name, 12),
             format!("{} v{}", report.kind, report.version),
             format!("{}{role}", report.state),
-            match report.valid {
-                Some(true) => "yes",
-                Some(false) => "NO",
-                None => "-",
+            match (report.valid, &report.degraded) {
+                (Some(false), _) => "NO",
+                (_, Some(_)) => "degraded",
+                (Some(true), None) => "yes",
+                (None, None) => "-",
             }
             .to_owned(),
             space(report),
@@ -211,7 +227,7 @@ fn domains(out: &mut String, reports: &[DomainReport]) {
     }
     table.draw(out, "");
     for report in reports {
-        if let Some(reason) = &report.reason {
+        for reason in report.reason.iter().chain(&report.degraded) {
             field(out, "reason", &format!("{}: {reason}", report.name));
         }
     }
@@ -248,6 +264,9 @@ fn domain(out: &mut String, report: &DomainReport) {
     if !report.luns.is_empty() {
         field(out, "LUNs", &report.luns.join(", "));
     }
+    for lun in &report.lun_paths {
+        field(out, "paths", &format!("{}: {}", lun.wwid, lun.words()));
+    }
     if report.block_size != 0 {
         let geometry = format!(
             "sectors of {} bytes, leases of {}",
@@ -278,6 +297,9 @@ fn domain(out: &mut String, report: &DomainReport) {
         check.push_str(&format!(", read in {}.{:03} ms", us / 1000, us % 1000));
     }
     field(out, "check", &check);
+    if let Some(degraded) = &report.degraded {
+        field(out, "degraded", degraded);
+    }
     if let Some(reason) = &report.reason {
         field(out, "reason", reason);
     }

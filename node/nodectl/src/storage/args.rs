@@ -257,6 +257,9 @@ pub(crate) enum DomainCommand {
         format: u8,
     },
     /// Add LUNs to a block domain
+    #[command(
+        after_help = "The LUNs must be seen by every host of the pool.\n\nExample:\n  nodectl domain extend images --lun 3600140589a2b…"
+    )]
     Extend {
         /// Which.
         #[command(flatten)]
@@ -269,6 +272,9 @@ pub(crate) enum DomainCommand {
         force: bool,
     },
     /// Use what a grown LUN has more
+    #[command(
+        after_help = "Grow the LUN at the storage first. The disks are asked for their size, the\nmultipath map grows, then the domain. Other hosts: nodectl storage rescan.\n\nExample:\n  nodectl domain grow images --lun 3600140589a2b…"
+    )]
     Grow {
         /// Which.
         #[command(flatten)]
@@ -278,6 +284,9 @@ pub(crate) enum DomainCommand {
         lun: String,
     },
     /// Move everything off a LUN and take it out
+    #[command(
+        after_help = "Takes as long as copying what is on the LUN. The LUN that has the domain's\nmetadata stays.\n\nExample:\n  nodectl domain reduce images --lun 3600140589a2b…"
+    )]
     Reduce {
         /// Which.
         #[command(flatten)]
@@ -436,6 +445,18 @@ pub(crate) enum PoolCommand {
     Show(Output),
     /// Read it again
     Refresh(Output),
+    /// Convert all of its active domains to a newer version
+    #[command(
+        after_help = "The master is converted first. Hosts that do not know the version cannot use\nthe pool afterwards, and there is no way back.\n\nExample:\n  nodectl pool upgrade 5"
+    )]
+    Upgrade {
+        /// Version to convert to
+        #[arg(value_parser = clap::value_parser!(u8).range(4..=5))]
+        format: u8,
+        /// Whether to stay.
+        #[command(flatten)]
+        long: Long,
+    },
 }
 
 /// A size: bytes, or with K, M, G or T (binary).

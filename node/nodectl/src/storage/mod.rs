@@ -194,6 +194,10 @@ pub(crate) fn pool(command: PoolCommand, session: &mut Session<'_>) -> Result<En
         PoolCommand::Disconnect(output) => (PoolRequest::Disconnect, output),
         PoolCommand::Show(output) => (PoolRequest::Show, output),
         PoolCommand::Refresh(output) => (PoolRequest::Refresh, output),
+        PoolCommand::Upgrade { format, long } => {
+            let request = PoolRequest::Upgrade { version: format };
+            return long::start(&Request::Pool(request), long, session);
+        }
     };
     ask(&Request::Pool(request), WORK_DEADLINE, output.json, session)
 }

@@ -66,6 +66,46 @@ fn a_volume_lives_from_creation_to_deletion() {
 }
 
 #[test]
+fn a_pool_is_upgraded_as_a_whole_and_its_domains_tell_how_they_do() {
+    let daemon = Daemon::start();
+    daemon.domain_of("one", "one", "4");
+    daemon.domain_of("two", "two", "4");
+    let pool = daemon.json(["pool", "create", "main", "one", "two"]);
+    let pool = pool["pool"]["id"]
+        .as_str()
+        .expect("the pool's id")
+        .to_owned();
+    daemon.done(["pool", "connect", &pool, "--host-id", "1"]);
+    let refused = daemon.run(["pool", "upgrade", "5"]);
+    assert_eq!(refused.status, 1, "without the role: {refused:?}");
+    daemon.done(["spm", "start"]);
+    let said = daemon.done(["pool", "upgrade", "5"]);
+    assert!(said.contains("2 domains are of that version"), "{said}");
+    let stats = until("both are checked", || {
+        let domains = daemon.json(["domain", "list"]);
+        let domains = domains["domains"].as_array()?.clone();
+        let stats: Vec<Value> = domains.iter().map(|one| one["stats"].clone()).collect();
+        stats
+            .iter()
+            .all(|one| one["actual"] == true && one["version"] == 5)
+            .then_some(stats)
+    });
+    for one in stats {
+        assert_eq!((&one["code"], &one["valid"]), (&json!(0), &json!(true)));
+        assert!(
+            one["last_check_ms"].is_u64() && one["delay_ms"].is_u64(),
+            "{one}"
+        );
+        // A domain of this machine alone has no host ids.
+        assert_eq!(one["acquired"], false);
+    }
+    let shown = daemon.json(["domain", "show", "two"]);
+    assert_eq!(shown["domain"]["stats"]["version"], 5, "{shown}");
+    let said = daemon.done(["pool", "upgrade", "5"]);
+    assert!(said.contains("version 5 or newer"), "{said}");
+}
+
+#[test]
 fn long_work_is_a_task_that_outlives_its_client() {
     let (daemon, _) = managed();
     let accepted = daemon.json([

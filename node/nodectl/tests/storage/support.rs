@@ -159,12 +159,18 @@ impl Daemon {
 
     /// Connects a new directory and makes a domain in it; its id.
     pub(crate) fn domain(&self, name: &str, folder: &str) -> String {
+        self.domain_of(name, folder, "5")
+    }
+
+    /// The same, of a version.
+    pub(crate) fn domain_of(&self, name: &str, folder: &str, version: &str) -> String {
         let data = self.dir.path().join(folder);
         std::fs::create_dir(&data).expect("a directory");
         let path = data.to_str().expect("text");
         let made = self.json(["storage", "connect", "local", path]);
         let connection = made["connection"]["id"].as_str().expect("an id");
-        let made = self.json(["domain", "create", name, "--connection", connection]);
+        let order = ["domain", "create", name, "--connection", connection];
+        let made = self.json(order.into_iter().chain(["--format", version]));
         made["made"]["id"].as_str().expect("an id").to_owned()
     }
 

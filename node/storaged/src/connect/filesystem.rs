@@ -40,6 +40,18 @@ struct Spec {
 /// [`FailureKind::Unsupported`] without the client program, and what the server
 /// or the kernel answered.
 pub fn connect(context: &Context, places: &Places, connection: &Connection) -> Result<Connected> {
+    connect_asking(context, places, connection, &answers)
+}
+
+/// Asks the file system at a mount point whether it is well.
+type Ask<'a> = &'a dyn Fn(&Path) -> rustix::io::Result<()>;
+
+fn connect_asking(
+    context: &Context,
+    places: &Places,
+    connection: &Connection,
+    ask: Ask<'_>,
+) -> Result<Connected> {
     if let Connection::Local { path } = connection {
         return link(places, path);
     }
@@ -59,7 +71,7 @@ pub fn connect(context: &Context, places: &Places, connection: &Connection) -> R
                 ),
             ));
         }
-        match answers(&spec.point) {
+        match ask(&spec.point) {
             Ok(()) => {
                 return Ok(Connected {
                     path: Some(spec.point),
@@ -93,7 +105,7 @@ pub fn connect(context: &Context, places: &Places, connection: &Connection) -> R
         return Err(failure);
     }
     tracing::info!(source = spec.source, point = %spec.point.display(), options = spec.options, "mounted");
-    if answers(&spec.point) == Err(Errno::ACCESS) {
+    if ask(&spec.point) == Err(Errno::ACCESS) {
         warnings.push(closed());
     }
     Ok(Connected {
@@ -152,6 +164,10 @@ pub fn disconnect(context: &Context, places: &Places, connection: &Connection) -
 ///
 /// [`FailureKind::Failed`] when the kernel does not list its mounts.
 pub fn check(places: &Places, connection: &Connection) -> Result<Health> {
+    check_asking(places, connection, &answers)
+}
+
+fn check_asking(places: &Places, connection: &Connection, ask: Ask<'_>) -> Result<Health> {
     let point = point_of(places, connection)?;
     if let Connection::Local { path } = connection {
         return Ok(match fs::read_link(&point) {
@@ -169,7 +185,7 @@ pub fn check(places: &Places, connection: &Connection) -> Result<Health> {
     if mounted_at(&point)?.is_none() {
         return Ok(Health::Absent);
     }
-    Ok(match answers(&point) {
+    Ok(match ask(&point) {
         Ok(()) => Health::Connected,
         Err(Errno::STALE) => Health::Broken("the server has forgotten the mount (ESTALE)".into()),
         Err(Errno::ACCESS) => Health::Degraded(closed()),
@@ -269,7 +285,7 @@ fn spec(places: &Places, connection: &Connection) -> Result<Spec> {
                     hard: *hard,
                     further: options,
                 })?,
-                helper: Some(client("mount.nfs", "NFS")?),
+                helper: Some(client("mount.nfs", "NFS", "nfs-common")?),
                 point,
             })
         }
@@ -284,7 +300,7 @@ fn spec(places: &Places, connection: &Connection) -> Result<Spec> {
                 source: mount_point::normalized(volume),
                 fs_type: "fuse.glusterfs".into(),
                 options: nfs::further(options)?.join(","),
-                helper: Some(client("mount.glusterfs", "Gluster")?),
+                helper: Some(client("mount.glusterfs", "Gluster", "glusterfs-client")?),
                 point,
             })
         }
@@ -318,11 +334,14 @@ fn spec(places: &Places, connection: &Connection) -> Result<Spec> {
     }
 }
 
-fn client(program: &str, what: &str) -> Result<PathBuf> {
+fn client(program: &str, what: &str, package: &str) -> Result<PathBuf> {
     find_program(program).ok_or_else(|| {
         Failure::new(
             FailureKind::Unsupported,
-            format!("{what}: its client program {program} is not installed on this host"),
+            format!(
+                "{what}: its client program {program} is not installed on this host; build the \
+                 image with the Debian package {package}"
+            ),
         )
     })
 }
@@ -577,7 +596,58 @@ mod tests {
         let failure = spec(&places, &gluster).unwrap_err();
         assert_eq!(
             failure.message,
-            "Gluster: its client program mount.glusterfs is not installed on this host"
+            "Gluster: its client program mount.glusterfs is not installed on this host; build the \
+             image with the Debian package glusterfs-client"
         );
+    }
+
+    #[test]
+    fn a_mount_that_its_server_has_forgotten_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places::under(folder.path());
+        let context = Context::quiet();
+        let connection = Connection::Posix {
+            spec: "memory".into(),
+            vfs_type: "tmpfs".into(),
+            options: vec!["size=1m".into()],
+        };
+        let made = connect(&context, &places, &connection).unwrap();
+        assert!(made.warnings.is_empty(), "{made:?}");
+        let point = made.path.unwrap();
+        fs::write(point.join("old"), "").unwrap();
+        // A working directory of somebody else does not keep the old one in place.
+        let open = fs::File::open(&point).unwrap();
+
+        let forgotten = |_: &Path| Err(Errno::STALE);
+        let health = check_asking(&places, &connection, &forgotten).unwrap();
+        assert!(matches!(health, Health::Broken(_)), "{health:?}");
+        let asked = std::cell::Cell::new(0);
+        let once = |path: &Path| {
+            asked.set(asked.get() + 1);
+            if asked.get() == 1 {
+                return Err(Errno::STALE);
+            }
+            answers(path)
+        };
+        let again = connect_asking(&context, &places, &connection, &once).unwrap();
+        assert_eq!(again.path.as_ref(), Some(&point));
+        assert_eq!(again.warnings.len(), 1, "{again:?}");
+        assert!(!point.join("old").exists(), "it is a new mount");
+        let mounts = linux::mount::list().unwrap();
+        let real = fs::canonicalize(&point).unwrap();
+        assert_eq!(
+            mounts.iter().filter(|mount| mount.target == real).count(),
+            1
+        );
+        drop(open);
+
+        // Closed to those who work there: adopted as it is, and told.
+        let closed = |_: &Path| Err(Errno::ACCESS);
+        let adopted = connect_asking(&context, &places, &connection, &closed).unwrap();
+        assert!(adopted.warnings[0].contains("user 36 and group 36"));
+        let health = check_asking(&places, &connection, &closed).unwrap();
+        assert!(matches!(health, Health::Degraded(_)), "{health:?}");
+        disconnect(&context, &places, &connection).unwrap();
+        assert!(!point.exists());
     }
 }

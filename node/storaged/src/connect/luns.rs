@@ -44,7 +44,7 @@ pub fn luns(context: &Context, places: &Places) -> Result<Vec<Lun>> {
     context.go_on()?;
     let inventory = Inventory::read(places);
     // Without an answer the paths are shown as the kernel's disks are.
-    let paths = multipath::paths(context).unwrap_or_default();
+    let paths = multipath::paths(places, &inventory.blocks).unwrap_or_default();
     let mut luns = table(places, &inventory, &paths);
     let readable: Vec<(usize, PathBuf)> = luns
         .iter()
@@ -244,10 +244,10 @@ fn row(
             path(inventory, states, in_map, disk)
         })
         .collect();
-    let active = path_list
-        .iter()
-        .filter(|path| path.state != "failed")
-        .count();
+    // A path outside of the map carries nothing yet.
+    let count = |state: &str| path_list.iter().filter(|path| path.state == state).count();
+    let active = count("active");
+    let works = active > 0 || map.is_none() && count("bare") > 0;
     let mut sessions: Vec<String> = disks
         .iter()
         .filter_map(|disk| inventory.sessions.get(&disk.name).cloned())
@@ -259,7 +259,7 @@ fn row(
         None => places.dev.join(&block.name),
     };
     let suspended = map.is_some_and(|map| map.suspended);
-    let fault = if path_list.is_empty() || active == 0 {
+    let fault = if !works {
         // Reading would wait until multipath stops queueing.
         Some("no path works".to_owned())
     } else if suspended {

@@ -97,7 +97,7 @@ fn rows_are_maps_and_bare_disks_with_their_paths_and_users() {
         .collect();
     assert_eq!(
         rows,
-        [(1, "35000c500", false, 1, 1), (2, "36001405", true, 1, 2)],
+        [(1, "35000c500", false, 0, 1), (2, "36001405", true, 1, 2)],
         "the disk that is no path of a map is listed by itself"
     );
     let lun = &luns[1];
@@ -193,11 +193,115 @@ fn disks_of_one_name_are_one_row_before_and_while_their_map_is_made() {
     assert!(device.ends_with("mapper/36001405") && multipath);
     assert_eq!(
         (active, states.join(" ").as_str()),
-        (2, "active failed bare")
+        (1, "active failed bare")
     );
     // No map at all: a disk that works stands for the others.
     fs::remove_dir_all(places.sys.join("block/dm-0")).unwrap();
     let (device, multipath, active, states) = rows().remove(1);
     assert!(device.ends_with("dev/sdb") && !multipath, "{device}");
-    assert_eq!((active, states.join(" ").as_str()), (2, "bare failed bare"));
+    assert_eq!((active, states.join(" ").as_str()), (0, "bare failed bare"));
+}
+
+#[test]
+fn disks_of_a_fabric_are_scanned_and_listed_without_a_login() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = host(folder.path());
+    let sys = &places.sys;
+    put(sys, "class/scsi_host/host5/proc_name", "qla2xxx\n");
+    put(sys, "class/scsi_host/host5/scan", "");
+    put(sys, "class/fc_host/host5/port_state", "Online\n");
+    scsi_disk(sys, "sde", 64, "5:0:0:3", "running");
+    put(sys, "devices/5:0:0:3/wwid", "naa.6000fc\n");
+    fs::remove_dir_all(sys.join("class/iscsi_session")).unwrap();
+    for disk in ["0:0:0:0", "2:0:0:1", "3:0:0:1", "5:0:0:3"] {
+        put(sys, &format!("devices/{disk}/rescan"), "");
+    }
+    let context = Context::quiet();
+    let fc = control::storage::Connection::Fc {};
+    super::super::connect(&context, &places, &fc).unwrap();
+    let read = |path: &str| fs::read_to_string(sys.join(path)).unwrap();
+    assert_eq!(read("class/scsi_host/host5/scan"), "- - -");
+    assert_eq!(read("devices/5:0:0:3/rescan"), "1");
+    let health = super::super::check(&context, &places, &fc).unwrap();
+    assert_eq!(health, super::super::Health::Connected);
+    let luns = luns(&context, &places).unwrap();
+    let lun = luns.iter().find(|lun| lun.wwid == "36000fc").unwrap();
+    assert_eq!(
+        (lun.paths, lun.sessions.len(), lun.multipath),
+        (1, 0, false)
+    );
+    assert_eq!(lun.path_list[0].address, "5:0:0:3");
+    super::super::disconnect(&context, &places, &fc, &[]).unwrap();
+}
+
+#[test]
+fn paths_are_counted_for_each_lun_and_those_without_a_map_are_no_active_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = host(folder.path());
+    scsi_disk(&places.sys, "sdd", 48, "4:0:0:1", "running");
+    let session = "class/iscsi_session/session2";
+    put(&places.sys, &format!("{session}/targetname"), "iqn.a:one");
+    let disk = "device/target6:0:0/6:0:0:2/block/sdf/x";
+    put(&places.sys, &format!("{session}/{disk}"), "");
+    let connection = "class/iscsi_connection/connection2:0";
+    put(
+        &places.sys,
+        &format!("{connection}/persistent_address"),
+        "10.0.0.2",
+    );
+    put(
+        &places.sys,
+        &format!("{connection}/persistent_port"),
+        "3260",
+    );
+    scsi_disk(&places.sys, "sdf", 80, "6:0:0:2", "running");
+    put(&places.sys, "devices/6:0:0:2/wwid", "naa.6007\n");
+    let blocks = blkdev::list(&places.sys);
+    let states = [("8:16".to_owned(), false), ("8:32".to_owned(), true)];
+    let states = [("36001405".to_owned(), states.into())].into();
+    let found = multipath::count(&places, &blocks, &states);
+    assert_eq!(
+        found.len(),
+        2,
+        "the local disk is nobody's business: {found:?}"
+    );
+    let lun = &found[0];
+    assert!(lun.is("36001405"));
+    // One more came that the map does not have yet.
+    assert_eq!((lun.paths, lun.active, lun.failed), (3, 1, 1));
+    assert_eq!(lun.sessions, ["iqn.a:one 10.0.0.1:3260"]);
+    let new = &found[1];
+    assert_eq!((new.wwid.as_str(), new.paths, new.active), ("36007", 1, 0));
+    assert_eq!(new.map, None);
+    assert_eq!(new.sessions, ["iqn.a:one 10.0.0.2:3260"]);
+    // What the kernel's map does not tell is as the disks are.
+    let found = multipath::count(&places, &blocks, &multipath::PathStates::new());
+    assert_eq!((found[0].active, found[0].failed), (1, 1));
+}
+
+#[test]
+fn a_lun_is_waited_for_until_its_map_is_there_and_has_a_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = host(folder.path());
+    let name = |lun: &str| vec![lun.to_owned()];
+    let missing =
+        |luns: &[String]| multipath::missing(&places, luns, &multipath::PathStates::new());
+    put(folder.path(), "dev/mapper/36001405", "");
+    assert_eq!(missing(&name("36001405")), Vec::<(String, String)>::new());
+    let told = |luns: &[String]| missing(luns).remove(0).1;
+    assert_eq!(
+        told(&name("35000c500")),
+        "1 path of it is there, but no multipath map yet"
+    );
+    assert_eq!(told(&name("3999")), "no disk of this host is that LUN");
+    fs::remove_file(folder.path().join("dev/mapper/36001405")).unwrap();
+    assert!(
+        told(&name("36001405")).contains("has no name"),
+        "udev is not through"
+    );
+    put(folder.path(), "dev/mapper/36001405", "");
+    let states = [("8:16".to_owned(), false), ("8:32".to_owned(), false)];
+    let states = [("36001405".to_owned(), states.into())].into();
+    let found = multipath::missing(&places, &name("36001405"), &states);
+    assert_eq!(found[0].1, "none of its 2 paths works");
 }

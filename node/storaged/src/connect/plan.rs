@@ -442,6 +442,7 @@ impl Entry {
                 .map(|path| path.to_string_lossy().into_owned()),
             users: self.users.iter().cloned().collect(),
             reason: self.reason.clone(),
+            luns: Vec::new(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::workers::Key;
 use crate::connect::plan::{Action, Keeper, Outcome};
 use crate::connect::{Connected, Health};
 use crate::job::Result;
-use crate::worker::work::Work;
+use crate::worker::work::{Carrier, Work};
 
 /// Longest time to make or drop one: iSCSI logins over several portals, some dead.
 pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(120);
@@ -191,7 +191,10 @@ impl Daemon {
                 connection,
                 still_wanted: others,
                 ..
-            } => (Work::Disconnect { connection, others }, false, true),
+            } => {
+                self.take_down_on(&id, &connection).await;
+                (Work::Disconnect { connection, others }, false, true)
+            }
         };
         let answer = self.workers.work(&key, work, CONNECT_DEADLINE).await;
         let outcome = outcome(answer, looking, dropping);
@@ -208,6 +211,7 @@ impl Daemon {
             self.find_on(&id).await;
         }
         self.connections.tell(&id, dropping, &outcome);
+        self.paths.look();
         self.changed();
         self.connections.act();
     }
@@ -233,6 +237,53 @@ impl Daemon {
         }
         let report = self.connections.kept().report(&id);
         report.map(Answer::Connection).ok_or_else(|| unknown(&id))
+    }
+
+    /// Has a connection looked at now.
+    pub(crate) fn hurry(&self, id: &str) {
+        self.connections.kept_mut().hurry(id);
+        self.connections.act();
+    }
+
+    /// Every connection, with its LUNs.
+    pub(crate) fn connection_reports(&self) -> Vec<ConnectionReport> {
+        let kept = self.connections.kept();
+        let mut reports = kept.reports();
+        for report in &mut reports {
+            if let Some(connection) = kept.connection(&report.id) {
+                self.paths.tell_connection(report, connection);
+            }
+        }
+        reports
+    }
+
+    /// Takes away what is mapped of domains on a connection that goes: somebody
+    /// looked at them, although this host does not use them. LUNs that something
+    /// lies on cannot go.
+    async fn take_down_on(self: &Rc<Self>, id: &str, connection: &Connection) {
+        if !connection.is_block() {
+            return;
+        }
+        let domains: Vec<String> = {
+            let domains = self.domains.borrow();
+            domains
+                .values()
+                .filter(|known| known.place.carrier == Carrier::Block && !known.is_used())
+                .filter(|known| known.report.connection.as_deref() == Some(id))
+                .map(|known| known.report.id.clone())
+                .collect()
+        };
+        if domains.is_empty() {
+            return;
+        }
+        for domain in &domains {
+            self.workers.stop(&Key::Domain(domain.clone()), false);
+        }
+        let work = Work::TakeDown { domains };
+        let taken = self.workers.work(&Key::Scan, work, CONNECT_DEADLINE).await;
+        if let Err(failure) = taken {
+            tracing::warn!("{id}: {failure}");
+        }
     }
 
     /// Lets go of a connection. While domains of this host are on it, it stays.

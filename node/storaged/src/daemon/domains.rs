@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use control::storage::connection::Connection;
+use control::storage::health::DomainStats;
 use control::storage::report::DomainReport;
 use control::storage::{Answer, Failure, FailureKind};
 
@@ -40,6 +41,8 @@ pub(crate) struct Known {
     pub(crate) report: DomainReport,
     /// When the last check ended.
     pub(crate) checked: Option<Instant>,
+    /// What kind of failure it found.
+    failed: Option<FailureKind>,
     /// Watched as one of the pool; false ends it.
     pub(crate) watched: Rc<Cell<bool>>,
 }
@@ -53,7 +56,26 @@ impl Known {
     pub(crate) fn report(&self) -> DomainReport {
         let mut report = self.report.clone();
         report.last_check_age_ms = self.checked.map(|at| super::ms(at.elapsed()));
+        report.stats = self.is_used().then(|| self.stats(&report));
         report
+    }
+
+    /// What managers poll.
+    fn stats(&self, report: &DomainReport) -> DomainStats {
+        let valid = report.valid == Some(true);
+        DomainStats {
+            code: match self.failed {
+                None => 0,
+                Some(FailureKind::NotFound) => 358,
+                Some(_) => 200,
+            },
+            last_check_ms: report.last_check_age_ms.unwrap_or(0),
+            delay_ms: report.read_delay_us.unwrap_or(0).div_ceil(1000),
+            valid,
+            version: report.version,
+            acquired: report.host_id == "held",
+            actual: self.checked.is_some(),
+        }
     }
 }
 
@@ -159,6 +181,7 @@ impl Daemon {
                             place,
                             report,
                             checked: None,
+                            failed: None,
                             watched: Rc::default(),
                         },
                     );
@@ -218,7 +241,12 @@ impl Daemon {
 
     /// Every known domain.
     pub(crate) fn domain_reports(&self) -> Vec<DomainReport> {
-        self.domains.borrow().values().map(Known::report).collect()
+        let domains = self.domains.borrow();
+        let mut reports: Vec<DomainReport> = domains.values().map(Known::report).collect();
+        for report in &mut reports {
+            self.paths.tell_domain(report);
+        }
+        reports
     }
 
     /// Begins to watch a domain of the pool.
@@ -253,11 +281,16 @@ impl Daemon {
             }
             // A later watch must not revive the monitor that is ending.
             known.watched = Rc::default();
+            known.checked = None;
+            known.failed = None;
             known.report.host_id = String::new();
             (known.place.clone(), known.report.connection.clone())
         };
         let work = Work::LeaveHostId { place };
         let key = Key::Monitor(id.to_owned());
+        // What these have open of it would keep its volumes.
+        self.workers.stop(&Key::Domain(id.to_owned()), false);
+        self.workers.stop(&Key::Refresh(id.to_owned()), false);
         let left = self.workers.work(&key, work, LEAVE_DEADLINE).await;
         self.keep_for_domain(connection.as_deref(), id, false);
         left.map(drop)
@@ -316,15 +349,20 @@ impl Daemon {
             return false;
         };
         let before = known.report.valid;
+        known.failed = None;
         let (valid, reason) = match outcome {
             Ok(Answer::Domain(mut report)) => {
                 let (valid, reason) = (report.valid.unwrap_or(true), report.reason.take());
                 self.place_state(&mut report);
                 merge(&mut known.report, report);
+                known.failed = (!valid).then_some(FailureKind::Failed);
                 (valid, reason)
             }
             Ok(_) => (true, None),
-            Err(failure) => (false, Some(failure.message)),
+            Err(failure) => {
+                known.failed = Some(failure.kind);
+                (false, Some(failure.message))
+            }
         };
         known.checked = Some(Instant::now());
         known.report.valid = Some(valid);
@@ -333,6 +371,10 @@ impl Daemon {
             match &known.report.reason {
                 Some(reason) if !valid => tracing::warn!("domain {id}: not usable: {reason}"),
                 _ => tracing::info!("domain {id}: usable"),
+            }
+            // What it lies on may have to be made again, and is not left for a minute.
+            if !valid && let Some(connection) = &known.report.connection {
+                self.hurry(connection);
             }
         }
         valid

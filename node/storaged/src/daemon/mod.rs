@@ -13,6 +13,7 @@ mod connections;
 mod domains;
 mod notify;
 mod options;
+mod paths;
 mod pool;
 mod process;
 mod requests;
@@ -39,6 +40,7 @@ pub use options::{Options, USAGE};
 
 use self::connections::{BY_CONFIGURATION, Connections};
 use self::domains::Known;
+use self::paths::Paths;
 use self::pool::{Pool, Role, Wanted};
 use self::tasks::Tasks;
 use self::watches::Watched;
@@ -55,6 +57,7 @@ pub(crate) struct Daemon {
     config: RefCell<Storage>,
     workers: Rc<Workers>,
     connections: Connections,
+    paths: Paths,
     domains: RefCell<BTreeMap<String, Known>>,
     wanted: RefCell<Option<Wanted>>,
     pool: RefCell<Option<Pool>>,
@@ -193,6 +196,7 @@ async fn main(
         executor: Rc::clone(&executor),
         config: RefCell::new(config),
         connections: Connections::default(),
+        paths: Paths::default(),
         domains: RefCell::default(),
         wanted: RefCell::new(wanted),
         pool: RefCell::default(),
@@ -223,6 +227,8 @@ async fn main(
         .spawn(socket::accept(Rc::clone(&daemon), listener))
         .detach();
     executor.spawn(Rc::clone(&daemon).hear(events)).detach();
+    executor.spawn(Rc::clone(&daemon).keep_paths()).detach();
+    executor.spawn(Rc::clone(&daemon).hear_kernel()).detach();
     executor.spawn(Rc::clone(&daemon).keep_pool()).detach();
     notify::ready();
     tracing::info!("listening on {}", daemon.options.socket.display());

@@ -70,7 +70,8 @@ impl Daemon {
             pid: std::process::id(),
             uptime_ms: super::ms(self.started.elapsed()),
             resident_kib: resident_kib(),
-            connections: self.connections.kept().reports(),
+            connections: self.connection_reports(),
+            paths_reason: self.paths.reason(),
             domains: self.domain_reports(),
             spm: pool.as_ref().map(|_| self.role.borrow().report()),
             pool,
@@ -303,6 +304,7 @@ impl Daemon {
                     "this host is in no pool; `nodectl pool connect` or the configuration puts it into one",
                 )),
             },
+            PoolRequest::Upgrade { version } => self.upgrade_pool(version),
             PoolRequest::Refresh => {
                 let report = self.refresh_pool().await?;
                 Ok(reply(Answer::Pool(report)))

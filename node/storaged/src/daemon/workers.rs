@@ -35,6 +35,8 @@ const SEND_DEADLINE: Duration = Duration::from_secs(5);
 pub(crate) enum Key {
     /// LUNs and volume groups of the host.
     Scan,
+    /// Paths of LUNs: never behind other work on them.
+    Paths,
     /// A connection.
     Connection(String),
     /// Reading a domain.
@@ -55,6 +57,7 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Scan => f.write_str("scan"),
+            Self::Paths => f.write_str("paths"),
             Self::Connection(id) => write!(f, "connection {id}"),
             Self::Domain(id) => write!(f, "domain {id}"),
             Self::Monitor(id) => write!(f, "monitor {id}"),

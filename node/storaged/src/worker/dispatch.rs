@@ -60,6 +60,8 @@ pub fn run(
             let count = crate::block::deactivate_unused(&host.lvm, context)?;
             Ok(done(format!("{count} volumes were taken down")))
         }
+        Work::Paths => connect::multipath::health(context, &host.places()).map(Answer::Paths),
+        Work::TakeDown { domains } => domains::take_down(domains, host, context),
         Work::Find { mount: None, .. } => find_block(host),
         Work::Find {
             mount: Some(mount), ..

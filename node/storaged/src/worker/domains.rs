@@ -18,6 +18,8 @@ use super::host::{Host, Opened, domain_id};
 use super::work::{Carrier, Place};
 use crate::authority::{Authority, Unattached};
 use crate::block::{self, BlockDomain, Group, NewBlockDomain, lun_path};
+use crate::connect::{self, multipath};
+use crate::domain::Domain;
 use crate::file::{FileDomain, NewFileDomain};
 use crate::image::leases::LeaseName;
 use crate::job::{Context, Result};
@@ -60,6 +62,7 @@ pub(super) fn create(
     };
     match (&new.place, mount) {
         (NewPlace::Block { luns }, _) => {
+            await_luns(luns, host, context)?;
             let devices = luns
                 .iter()
                 .map(|lun| lun_path(&host.lvm, lun))
@@ -115,6 +118,15 @@ pub(super) fn create(
         what: "domain".to_owned(),
         id: id.to_string(),
     })
+}
+
+/// Waits until LUNs that are named by their world-wide names are there. Without
+/// multipath, as on machines that build, devices are named by paths.
+fn await_luns(luns: &[String], host: &Host, context: &Context) -> Result<()> {
+    if !host.lvm.env().device_mapper {
+        return Ok(());
+    }
+    multipath::await_luns(context, &host.places(), luns)
 }
 
 fn file_type(connection: &Connection) -> Result<DomainType> {
@@ -239,15 +251,41 @@ pub(super) fn join(place: &Place, host: &Host, context: &Context) -> Result<Answ
 }
 
 pub(super) fn leave(place: &Place, host: &Host, context: &Context) -> Result<Answer> {
+    // A domain of this host alone has no lockspace.
+    let left = if is_local(&place.carrier) {
+        Ok(())
+    } else {
+        leave_lockspace(place, host, context)
+    };
+    host.forget(place);
+    // A lease that is still used keeps the domain; LUNs that do not answer must not.
+    let goes = !matches!(&left, Err(failure) if failure.kind == FailureKind::InUse);
+    if place.carrier == Carrier::Block && goes {
+        // Else the LUNs stay busy, and cannot be disconnected.
+        block::take_down(&host.lvm, context, domain_id(&place.domain)?)?;
+    }
+    left?;
+    Ok(done("left"))
+}
+
+fn leave_lockspace(place: &Place, host: &Host, context: &Context) -> Result<()> {
     let domain = host.open(place, context)?.domain();
     let lock = LockPlace::of(domain.as_ref())?;
-    host.cluster()?.leave(&lock)?;
-    host.forget(place);
-    if place.carrier == Carrier::Block {
-        // Else the LUNs stay busy, and cannot be disconnected.
-        block::take_down(&host.lvm, context, domain.id())?;
+    host.cluster()?.leave(&lock)
+}
+
+/// Takes away what is mapped of domains, as far as nobody has it open.
+pub(super) fn take_down(domains: &[String], host: &Host, context: &Context) -> Result<Answer> {
+    let mut kept = Vec::new();
+    for domain in domains {
+        if let Err(failure) = block::take_down(&host.lvm, context, domain_id(domain)?) {
+            kept.push(failure.message);
+        }
     }
-    Ok(done("left"))
+    if kept.is_empty() {
+        return Ok(done("nothing of them is mapped any more"));
+    }
+    Err(Failure::new(FailureKind::InUse, kept.join("; ")))
 }
 
 pub(super) fn remove(place: &Place, host: &Host, context: &Context) -> Result<Answer> {
@@ -288,15 +326,18 @@ pub(super) fn extend(
     context: &Context,
 ) -> Result<Answer> {
     let domain = block_domain(place, host, context)?;
+    await_luns(luns, host, context)?;
     let paths = luns
         .iter()
         .map(|lun| lun_path(&host.lvm, lun))
         .collect::<Result<Vec<_>>>()?;
     domain.add_devices(context, authority, &paths, force)?;
     Ok(done(format!(
-        "domain {} has {} more",
+        "domain {} has {} more and {} in all; other hosts of the pool must be connected to the \
+         same LUNs: `nodectl storage rescan` there finds them",
         place.domain,
-        if luns.len() == 1 { "LUN" } else { "LUNs" }
+        if luns.len() == 1 { "LUN" } else { "LUNs" },
+        size(domain.space()?.total_bytes),
     )))
 }
 
@@ -307,8 +348,31 @@ pub(super) fn grow(
     authority: &dyn Authority,
     context: &Context,
 ) -> Result<Answer> {
-    block_domain(place, host, context)?.grow_device(authority, lun)?;
-    Ok(done(format!("domain {} uses all of {lun}", place.domain)))
+    let domain = block_domain(place, host, context)?;
+    if host.lvm.env().device_mapper {
+        // The disks are asked for their size, then the map grows with them.
+        context.tell(0, 2, "looking for the LUN's new size");
+        connect::rescan(context, &host.places())?;
+        multipath::alike(&host.places(), lun)?;
+    }
+    context.tell(1, 2, "using it");
+    let before = domain.space()?.total_bytes;
+    domain.grow_device(authority, lun)?;
+    let after = domain.space()?.total_bytes;
+    if after == before {
+        return Ok(done(format!(
+            "domain {} uses all of LUN {lun} already: this host sees no more of it; if it has \
+             grown at the storage, `nodectl storage luns --rescan` shows whether each path does",
+            place.domain
+        )));
+    }
+    Ok(done(format!(
+        "domain {} has {} now, {} more; `nodectl storage rescan` on the other hosts, before \
+         their volumes grow into it",
+        place.domain,
+        size(after),
+        size(after.saturating_sub(before)),
+    )))
 }
 
 pub(super) fn reduce(
@@ -318,8 +382,19 @@ pub(super) fn reduce(
     authority: &dyn Authority,
     context: &Context,
 ) -> Result<Answer> {
-    block_domain(place, host, context)?.remove_device(context, authority, lun)?;
-    Ok(done(format!("domain {} is without {lun}", place.domain)))
+    let domain = block_domain(place, host, context)?;
+    domain.remove_device(context, authority, lun)?;
+    Ok(done(format!(
+        "domain {} is without LUN {lun} and has {} now; the LUN may be taken away at the storage \
+         once no host of the pool maps it",
+        place.domain,
+        size(domain.space()?.total_bytes),
+    )))
+}
+
+/// Bytes in whole GiB, which extents of domains come near to.
+fn size(bytes: u64) -> String {
+    format!("{} GiB", bytes >> 30)
 }
 
 // --- External leases ---

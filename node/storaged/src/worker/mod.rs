@@ -15,6 +15,7 @@ pub mod frame;
 pub mod host;
 mod pools;
 pub mod serve;
+pub(crate) mod upgrade;
 mod volumes;
 pub mod work;
 

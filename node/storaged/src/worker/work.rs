@@ -132,6 +132,14 @@ pub enum Work {
     Rescan,
     /// Take down volumes that are active and not prepared.
     Tidy,
+    /// `Answer::Paths`: how many paths each LUN has.
+    Paths,
+    /// Takes away what this host has mapped of block domains that it does not use,
+    /// so that their LUNs can go.
+    TakeDown {
+        /// Their UUIDs.
+        domains: Vec<String>,
+    },
     // --- Domains: one worker each ---
     /// `Answer::Domains`: those on LUNs (no mount) or below a mount point.
     Find {
@@ -268,6 +276,13 @@ pub enum Work {
         /// 4 or 5.
         version: u8,
     },
+    /// Converts domains of the pool to a newer version, one after the other.
+    UpgradePool {
+        /// Which, the master first.
+        places: Vec<Place>,
+        /// 4 or 5.
+        version: u8,
+    },
     /// Adds LUNs to a block domain.
     ExtendDomain {
         /// Which.
@@ -335,6 +350,8 @@ impl Work {
             Self::Luns { .. } => "list LUNs",
             Self::Rescan => "rescan",
             Self::Tidy => "take down unused volumes",
+            Self::Paths => "count paths",
+            Self::TakeDown { .. } => "take down domains",
             Self::Find { .. } => "look for domains",
             Self::Create { .. } => "create domain",
             Self::Look { .. } => "look at domain",
@@ -380,6 +397,7 @@ impl Work {
             Self::SetStatus { .. } => "set domain status",
             Self::MigrateMaster { .. } => "migrate master",
             Self::Upgrade { .. } => "upgrade domain",
+            Self::UpgradePool { .. } => "upgrade pool",
             Self::ExtendDomain { .. } => "extend domain",
             Self::Grow { .. } => "grow LUN",
             Self::Reduce { .. } => "reduce domain",

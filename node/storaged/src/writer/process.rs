@@ -249,6 +249,12 @@ impl Worker for Writer {
                 let _gate = self.shared();
                 self.roles.upgrade(context, place, *version)
             }
+            Work::UpgradePool { places, version } => {
+                let _gate = self.shared();
+                crate::worker::upgrade::each(context, places, |place| {
+                    self.roles.upgrade(context, place, *version)
+                })
+            }
             Work::Extend { place, items } => {
                 let _gate = self.shared();
                 self.roles.extend(context, place, items)

@@ -38,7 +38,9 @@ impl Daemon {
                     seen.last_check_age_ms = watched.last_check_age_ms;
                     seen.read_delay_us = seen.read_delay_us.or(watched.read_delay_us);
                     seen.valid = seen.valid.or(watched.valid);
+                    seen.stats = watched.stats;
                 }
+                self.paths.tell_domain(&mut seen);
                 Ok(reply(Answer::Domain(seen)))
             }
             DomainRequest::Attach { domain } => {
@@ -118,6 +120,53 @@ impl Daemon {
             }
             DomainRequest::Remove { domain } => self.remove_domain(&domain),
         }
+    }
+
+    /// Converts the pool's active domains that are older, the master first.
+    pub(super) fn upgrade_pool(self: &Rc<Self>, version: u8) -> Result<Reply> {
+        if !matches!(version, 4 | 5) {
+            return Err(bad(format!(
+                "domain version {version}: allowed are 4 and 5"
+            )));
+        }
+        let pool = self.pool_context()?;
+        let key = self.writer(&pool.master)?;
+        let master = pool.master.domain.clone();
+        let places: Vec<Place> = {
+            let domains = self.domains.borrow();
+            let older = |place: &&Place| {
+                domains.get(&place.domain).is_some_and(|known| {
+                    let report = &known.report;
+                    report.state == "active" && report.class == "data" && report.version < version
+                })
+            };
+            let (mut first, mut others): (Vec<Place>, Vec<Place>) = pool
+                .domains
+                .iter()
+                .filter(older)
+                .cloned()
+                .partition(|place| place.domain == master);
+            first.append(&mut others);
+            first
+        };
+        if places.is_empty() {
+            return Ok(reply(Answer::Done {
+                message: format!("every active domain of the pool has version {version} or newer"),
+            }));
+        }
+        let work = Work::UpgradePool { places, version };
+        Ok(self.start_task(
+            "upgrade pool",
+            Some(master.clone()),
+            Some(key),
+            work,
+            Box::new(move |daemon, _| {
+                Box::pin(async move {
+                    daemon.find_everywhere().await;
+                    daemon.look_again(&master).await;
+                })
+            }),
+        ))
     }
 
     fn set_status(self: &Rc<Self>, domain: &str, active: bool) -> Result<Reply> {
