@@ -25,6 +25,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::disk::{AlignedBuffer, BlockDevice, IoError};
 
@@ -215,6 +216,34 @@ impl Ring {
         });
         self.in_flight -= usize::from(completion.is_some());
         completion
+    }
+
+    /// Hands everything queued to the kernel and waits in the same system call:
+    /// for a completion, for `wake` to become readable, or until `timeout` has
+    /// passed. May return earlier. Whether it was `wake` is told by
+    /// [`Self::take_woken`] once [`Self::next_completion`] has given all it has.
+    /// `wake` is to be the same descriptor every time.
+    ///
+    /// # Errors
+    /// When the kernel takes none of it now; what is queued stays queued.
+    pub fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+        let timeout = if self.ended.is_empty() {
+            timeout
+        } else {
+            Duration::ZERO
+        };
+        match &mut self.kind {
+            Kind::Uring(uring) => uring.wait(wake, timeout),
+            Kind::Threads(threads) => threads.wait(wake, timeout),
+        }
+    }
+
+    /// Whether [`Self::wait`] saw its `wake` readable since this was last asked.
+    pub fn take_woken(&mut self) -> bool {
+        match &mut self.kind {
+            Kind::Uring(uring) => uring.take_woken(),
+            Kind::Threads(threads) => threads.take_woken(),
+        }
     }
 
     /// Requests submitted whose completion was not handed out yet.

@@ -1,7 +1,7 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::*;
 use crate::disk::Access;
@@ -130,6 +130,47 @@ fn a_ring_dropped_with_requests_in_flight_harms_nobody() {
         }
         ring.flush().unwrap();
         drop(ring);
+    }
+}
+
+#[test]
+fn a_wait_ends_with_a_completion_or_when_woken() {
+    const LONG: Duration = Duration::from_secs(3600);
+    for backend in BACKENDS {
+        let dir = tempfile::tempdir().unwrap();
+        let device = file(dir.path(), "disk", &[9; 4096]);
+        let wake = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let mut ring = Ring::new(backend).unwrap();
+        for token in 0..3 {
+            ring.submit(
+                token,
+                &device,
+                Operation::Read { offset: 0 },
+                AlignedBuffer::new(4096),
+            );
+            let read = loop {
+                // Hands it to the kernel, too.
+                ring.wait(wake.as_fd(), LONG).unwrap();
+                if let Some(read) = ring.next_completion() {
+                    break read;
+                }
+            };
+            assert_eq!((read.token, read.result), (token, Ok(())));
+            assert!(!ring.take_woken());
+
+            rustix::io::write(&wake, &1_u64.to_ne_bytes()).unwrap();
+            loop {
+                ring.wait(wake.as_fd(), LONG).unwrap();
+                assert!(ring.next_completion().is_none());
+                if ring.take_woken() {
+                    break;
+                }
+            }
+            rustix::io::read(&wake, &mut [0; 8]).unwrap();
+        }
+        // Nothing comes: the time ends it.
+        ring.wait(wake.as_fd(), Duration::from_millis(1)).unwrap();
+        assert!(ring.next_completion().is_none() && !ring.take_woken());
     }
 }
 

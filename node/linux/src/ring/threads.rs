@@ -8,7 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
 
 use super::{Completion, Job};
 use crate::disk::IoError;
@@ -44,6 +45,8 @@ struct Shared {
 #[derive(Debug)]
 pub(super) struct Threads {
     shared: Arc<Shared>,
+    /// What wakes us was readable.
+    woken: bool,
 }
 
 fn lock(shared: &Shared) -> MutexGuard<'_, State> {
@@ -59,6 +62,7 @@ impl Threads {
                 changed: Condvar::new(),
                 completed: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             }),
+            woken: false,
         })
     }
 
@@ -93,6 +97,25 @@ impl Threads {
                 announce(&self.shared.completed);
             }
         }
+    }
+
+    pub(super) fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+        let mut polled = [
+            PollFd::new(&self.shared.completed, PollFlags::IN),
+            PollFd::from_borrowed_fd(wake, PollFlags::IN),
+        ];
+        // Too long for the kernel is for ever.
+        let timeout = Timespec::try_from(timeout).ok();
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) => self.woken |= polled[1].revents().contains(PollFlags::IN),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
     }
 
     pub(super) fn next_completion(&mut self) -> Option<Completion> {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
 use rustix::io::Errno;
@@ -12,9 +13,12 @@ use crate::disk::IoError;
 
 /// Entries of the submission queue.
 const ENTRIES: u32 = 256;
-/// Entries of the completion queue, by the kernel's default. No more jobs are
-/// in the kernel at a time, so completions never overflow.
-const IN_KERNEL_MAX: usize = 512;
+/// Entries of the completion queue, by the kernel's default, but for the one of
+/// what wakes us. No more jobs are in the kernel at a time, so completions never
+/// overflow.
+const IN_KERNEL_MAX: usize = 511;
+/// What the kernel was told as the number of what wakes us; no job's.
+const WAKE: u64 = u64::MAX;
 
 pub(super) struct Uring {
     ring: IoUring,
@@ -25,6 +29,10 @@ pub(super) struct Uring {
     backlog: VecDeque<usize>,
     /// Jobs in the queues or in the kernel.
     in_kernel: usize,
+    /// The kernel looks at what wakes us.
+    armed: bool,
+    /// It was readable.
+    woken: bool,
 }
 
 impl std::fmt::Debug for Uring {
@@ -41,8 +49,14 @@ impl Uring {
         let ring = IoUring::new(ENTRIES)?;
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        let needed = [opcode::Read::CODE, opcode::Write::CODE];
-        if !needed.iter().all(|&code| probe.is_supported(code)) {
+        let needed = [
+            opcode::Read::CODE,
+            opcode::Write::CODE,
+            opcode::PollAdd::CODE,
+        ];
+        if !needed.iter().all(|&code| probe.is_supported(code))
+            || !ring.params().is_feature_ext_arg()
+        {
             return Err(io::Error::from(Errno::OPNOTSUPP));
         }
         let capacity = usize::try_from(ENTRIES).unwrap_or(0);
@@ -52,6 +66,8 @@ impl Uring {
             free: Vec::with_capacity(capacity),
             backlog: VecDeque::with_capacity(capacity),
             in_kernel: 0,
+            armed: false,
+            woken: false,
         })
     }
 
@@ -118,6 +134,41 @@ impl Uring {
         }
     }
 
+    pub(super) fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration) -> io::Result<()> {
+        if !self.backlog.is_empty() {
+            self.flush()?;
+        }
+        self.arm(wake);
+        let time = types::Timespec::from(timeout);
+        let arguments = types::SubmitArgs::new().timespec(&time);
+        match self.ring.submitter().submit_with_args(1, &arguments) {
+            Ok(_) => Ok(()),
+            // The time has passed, or a signal came.
+            Err(error) if error.raw_os_error() == Some(libc::ETIME) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the kernel look at what wakes us, once, unless it does already.
+    fn arm(&mut self, wake: BorrowedFd<'_>) {
+        if self.armed {
+            return;
+        }
+        let events = u32::try_from(libc::POLLIN).unwrap_or(0);
+        let entry = opcode::PollAdd::new(types::Fd(wake.as_raw_fd()), events).build();
+        // SAFETY: the entry refers to no memory, and the kernel keeps the file
+        // behind the descriptor itself from the submission on, which follows
+        // while the borrow lasts.
+        let queued = unsafe { self.ring.submission().push(&entry.user_data(WAKE)) };
+        // Without room it is done the next time: jobs are about to complete.
+        self.armed = queued.is_ok();
+    }
+
+    pub(super) fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.woken)
+    }
+
     pub(super) fn next_completion(&mut self) -> Option<Completion> {
         loop {
             let Some(entry) = self.ring.completion().next() else {
@@ -128,6 +179,11 @@ impl Uring {
                 self.flush().ok()?;
                 continue;
             };
+            if entry.user_data() == WAKE {
+                self.armed = false;
+                self.woken = true;
+                continue;
+            }
             self.in_kernel -= 1;
             let slot = usize::try_from(entry.user_data()).ok()?;
             let Some(mut job) = self.jobs.get_mut(slot).and_then(Option::take) else {

@@ -12,7 +12,7 @@
 //!          └─────────────┘ refused: replied with 0        └ unacknowledged: written again
 //! ```
 //!
-//! Reading: block 0 every 20 ms while something goes on, every 100 ms
+//! Reading: block 0 every 20 ms while something goes on, every 250 ms
 //! otherwise; another event id there means that everybody's mail is read at
 //! once. Without one, all mail is read every 2 s while something goes on, and
 //! a part of it every 2 s while nothing does (see [`crate::timings`]); if a
@@ -137,6 +137,9 @@ pub struct Manager {
     dirty: usize,
     /// Where the next write begins to look for it.
     next_write: usize,
+    /// The earliest time at which something is to be written again, so that
+    /// an idle SPM need not ask every peer.
+    repeat_at: Option<Monotonic>,
     pending: BTreeMap<Key, Want>,
     flights: BTreeMap<BatchId, Flight>,
     next_batch: u64,
@@ -170,6 +173,7 @@ impl Manager {
             peers: vec![Peer::default(); usize::from(config.mailboxes)],
             dirty: 0,
             next_write: 1,
+            repeat_at: None,
             pending: BTreeMap::new(),
             flights: BTreeMap::new(),
             next_batch: 1,

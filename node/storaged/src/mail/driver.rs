@@ -1,7 +1,7 @@
 //! One core's thread.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use linux::disk::{Access, AlignedBuffer, BlockDevice, IoError};
 use linux::ring::{Backend, Operation, Ring};
 use mailbox::{Effect, IoId, IoOutcome, Monotonic, Note, Volume};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::event::EventfdFlags;
 
 /// What a read or write of a volume that is not open ends in: ENXIO.
 const NOT_OPEN: i32 = 6;
@@ -20,6 +20,8 @@ const OUTSIDE: i32 = 22;
 const OPEN_FIRST: Duration = Duration::from_secs(2);
 /// Longest wait without a deadline.
 const IDLE: Duration = Duration::from_secs(60);
+/// Longest pause after the kernel would not take what was to begin.
+const NOT_BEGUN: Duration = Duration::from_millis(100);
 /// Bytes of the largest read or write a core asks for.
 const LENGTH_MAX: usize = 4 << 20;
 
@@ -159,16 +161,13 @@ impl<C: Core, F: FnMut(Effect, &Link<C::Command>)> Driver<C, F> {
             if self.effects() {
                 return;
             }
-            if let Err(error) = self.ring.flush() {
-                tracing::warn!(thread = %self.name, %error, "mailbox I/O not begun");
-            }
             if self.take_in() {
                 continue;
             }
             self.wait();
-            let count = &mut [0; 8];
-            let _empty: Result<usize, _> = rustix::io::read(&*self.link.wake, count);
-            self.core.tick(now());
+            if !self.take_in() {
+                self.core.tick(now());
+            }
         }
     }
 
@@ -205,6 +204,11 @@ impl<C: Core, F: FnMut(Effect, &Link<C::Command>)> Driver<C, F> {
                 (Err(IoError::Short(_) | IoError::Expired), _) => IoOutcome::Failed(OUTSIDE),
             };
             self.core.io(now(), flight.io, outcome);
+        }
+        // Before the messages are looked at, so that none sent meanwhile is missed.
+        if self.ring.take_woken() {
+            let count = &mut [0; 8];
+            let _empty: Result<usize, _> = rustix::io::read(&*self.link.wake, count);
         }
         loop {
             match self.receiver.try_recv() {
@@ -321,8 +325,9 @@ impl<C: Core, F: FnMut(Effect, &Link<C::Command>)> Driver<C, F> {
         }
     }
 
-    /// Waits for a completion, a message or the core's deadline.
-    fn wait(&self) {
+    /// Begins what was submitted, and waits for a completion, a message or the
+    /// core's deadline.
+    fn wait(&mut self) {
         let left = match self.core.deadline() {
             Some(deadline) => {
                 let left = deadline.0.saturating_sub(now().0);
@@ -330,13 +335,10 @@ impl<C: Core, F: FnMut(Effect, &Link<C::Command>)> Driver<C, F> {
             }
             None => IDLE,
         };
-        let mut polled = [
-            PollFd::new(&self.ring, PollFlags::IN),
-            PollFd::new(&*self.link.wake, PollFlags::IN),
-        ];
-        // An interruption is as good as a deadline: a tick is harmless.
-        let timeout = Timespec::try_from(left).ok();
-        let _interrupted: Result<usize, _> = rustix::event::poll(&mut polled, timeout.as_ref());
+        if let Err(error) = self.ring.wait(self.link.wake.as_fd(), left) {
+            tracing::warn!(thread = %self.name, %error, "mailbox I/O not begun");
+            std::thread::park_timeout(left.min(NOT_BEGUN));
+        }
     }
 }
 

@@ -205,8 +205,7 @@ impl Manager {
         if self.stage == Stage::Zeroing || self.dirty > 0 {
             due = sooner(due, self.writes.free_at());
         }
-        let repeats = self.peers.iter().filter_map(|peer| peer.repeat);
-        due = sooner(due, repeats.map(|(at, _)| at).min());
+        due = sooner(due, self.repeat_at);
         if self.stage == Stage::Running {
             due = sooner(due, self.next_batch_at());
             if let Some(free) = self.reads.free_at()

@@ -3,6 +3,7 @@
 use lease::Monotonic;
 
 use super::Manager;
+use crate::desk::sooner;
 use crate::mail::{self, Block, MAILBOX_BYTES, MESSAGE_BYTES, Message, SLOTS};
 use crate::timings;
 
@@ -68,7 +69,9 @@ impl Manager {
             .outbox
             .get_or_insert_with(|| Box::new([0; MAILBOX_BYTES]));
         mail::put(block, slot, message);
-        peer.repeat = Some((self.now.plus_ms(timings::REPEAT_MS), timings::REPEAT_MS));
+        let at = self.now.plus_ms(timings::REPEAT_MS);
+        peer.repeat = Some((at, timings::REPEAT_MS));
+        self.repeat_at = sooner(self.repeat_at, Some(at));
         self.soil(host);
         self.looking.active(self.now);
     }
@@ -93,17 +96,22 @@ impl Manager {
     /// Writes again what hosts seem not to have seen: the write may have been
     /// lost, or an older one of another SPM have landed on top.
     pub(super) fn repeat(&mut self) {
+        if self.repeat_at.is_none_or(|at| self.now < at) {
+            return;
+        }
+        self.repeat_at = None;
         for host in 1..self.peers.len() {
             let peer = &mut self.peers[host];
             let Some((at, pause)) = peer.repeat else {
                 continue;
             };
             if self.now < at {
-                continue;
-            }
-            if peer.is_unsettled() {
+                self.repeat_at = sooner(self.repeat_at, Some(at));
+            } else if peer.is_unsettled() {
                 let pause = (2 * pause).min(timings::REPEAT_MAX_MS);
-                peer.repeat = Some((self.now.plus_ms(pause), pause));
+                let at = self.now.plus_ms(pause);
+                peer.repeat = Some((at, pause));
+                self.repeat_at = sooner(self.repeat_at, Some(at));
                 self.soil(host);
             } else {
                 peer.repeat = None;

@@ -3,6 +3,7 @@
 use disk_format::vdsm::mailbox::{EventBlock, Mailbox, Message};
 use mailbox::{
     Committed, Effect, IoOutcome, Manager, Monotonic, Note, Outcome, RequestId, Volume, manager,
+    timings,
 };
 
 use crate::disk::{Disk, MS};
@@ -32,7 +33,7 @@ fn an_event_is_answered_at_once_even_when_idle() {
     pair.run(30_000);
     post(&mut pair.disk, 9, 5, &Message::Extend(extend(1, 10)));
     event(&mut pair.disk, 1);
-    pair.run(140);
+    pair.run(timings::EVENT_IDLE_MS + 40);
     assert_eq!(answer(&pair.disk, 9, 5), Message::Extend(extend(1, 10)));
 }
 
@@ -56,7 +57,7 @@ fn what_a_host_takes_back_is_not_answered() {
     pair.commit_ms = 1_000;
     post(&mut pair.disk, 9, 5, &Message::Extend(extend(1, 10)));
     event(&mut pair.disk, 1);
-    pair.run(200);
+    pair.run(timings::EVENT_IDLE_MS + 100);
     pair.disk.inbox[9 * 4096..10 * 4096].fill(0);
     event(&mut pair.disk, 2);
     pair.run(3_000);
@@ -70,7 +71,7 @@ fn clean_is_answered_with_clean_whoever_asks() {
     pair.run(5_000);
     post(&mut pair.disk, 9, 62, &Message::Clean);
     event(&mut pair.disk, 1);
-    pair.run(200);
+    pair.run(timings::EVENT_IDLE_MS + 100);
     assert_eq!(answer(&pair.disk, 9, 62), Message::Clean);
 }
 

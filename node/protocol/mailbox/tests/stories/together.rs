@@ -1,7 +1,7 @@
 //! Hosts and an SPM of ours.
 
 use disk_format::vdsm::mailbox::{MAILBOX_BYTES, Mailbox, Message};
-use mailbox::{Committed, Manager, Outcome, Volume, manager};
+use mailbox::{Committed, Manager, Outcome, Volume, manager, timings};
 
 use crate::disk::MS;
 use crate::pair::{Pair, extend};
@@ -27,7 +27,7 @@ fn requests_that_are_pending_together_are_one_commit() {
     pair.run(5_000);
     pair.commit_ms = 500;
     let first = pair.ask(0, extend(0, 10));
-    pair.run(200);
+    pair.run(timings::EVENT_IDLE_MS + 100);
     let others: Vec<u64> = (1..249)
         .map(|host| pair.ask(host, extend(u8::try_from(host).expect("a byte"), 10)))
         .collect();
@@ -116,9 +116,7 @@ fn without_a_manager_everybody_is_told_so_in_the_end() {
     let mut pair = Pair::new(1);
     pair.manager = None;
     let request = pair.ask(0, extend(1, 10));
-    assert!(!pair.until(mailbox::timings::GIVE_UP_MS - 1, |pair| {
-        !pair.answers.is_empty()
-    }));
+    assert!(!pair.until(timings::GIVE_UP_MS - 1, |pair| { !pair.answers.is_empty() }));
     pair.run(10);
     assert_eq!(pair.outcome(request), Some(Outcome::Unanswered));
     pair.run(10_000);
@@ -234,6 +232,7 @@ fn answers_carry_a_checksum_if_they_shall() {
     let request = pair.ask(0, extend(1, 10));
     assert!(pair.until(1_000, |pair| !pair.answers.is_empty()));
     assert_eq!(pair.outcome(request), Some(Outcome::Done));
+    pair.run(200);
     let outbox = Mailbox::from_bytes(&pair.disk.outbox[4096..8192]).expect("a mailbox");
     assert_eq!(outbox.verify(), disk_format::vdsm::mailbox::Seal::Good);
     assert_eq!(outbox.message(0), Message::Clean);
