@@ -28,7 +28,7 @@ pub(crate) fn each(
     let converted = places.len() - failures.len();
     let Some(first) = failures.first() else {
         return Ok(Answer::Done {
-            message: format!("{converted} domains are of that version"),
+            message: format!("{converted} of {total} domains were converted or had been"),
         });
     };
     let words: Vec<&str> = failures
