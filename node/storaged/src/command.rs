@@ -38,7 +38,7 @@ const KILL_GRACE: Duration = Duration::from_secs(2);
 const CANCEL_POLL: Duration = Duration::from_millis(100);
 
 /// Children that did not die when killed: in the kernel, on storage that hangs.
-static GIVEN_UP: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+static GIVEN_UP: Mutex<Vec<(Child, bool)>> = Mutex::new(Vec::new());
 
 /// Sees output piece by piece.
 type Watch<'a> = &'a mut dyn FnMut(&[u8]);
@@ -197,7 +197,7 @@ impl<'a> Run<'a> {
                 took: started.elapsed(),
             }),
             Err(failure) => {
-                if !kill(child) {
+                if !kill(child, !self.inherited.is_empty()) {
                     return Err(failure.while_doing(format_args!(
                         "{name} does not die when killed (waits in the kernel), left behind"
                     )));
@@ -419,6 +419,13 @@ pub fn given_up() -> usize {
     lock().len()
 }
 
+/// Those of [`given_up`] that inherited a registration: they change metadata, and
+/// may still do so.
+pub fn left_writing() -> usize {
+    reap_given_up();
+    lock().iter().filter(|(_, writes)| *writes).count()
+}
+
 /// The path of a program: as it is when it has a slash, else the first in [`PROGRAM_PATH`].
 pub fn find_program(program: impl AsRef<OsStr>) -> Option<PathBuf> {
     let program = Path::new(program.as_ref());
@@ -431,14 +438,14 @@ pub fn find_program(program: impl AsRef<OsStr>) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Vec<Child>> {
+fn lock() -> std::sync::MutexGuard<'static, Vec<(Child, bool)>> {
     GIVEN_UP
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 fn reap_given_up() {
-    lock().retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+    lock().retain_mut(|(child, _)| matches!(child.try_wait(), Ok(None)));
 }
 
 fn again(error: &std::io::Error) -> bool {
@@ -449,7 +456,7 @@ fn again(error: &std::io::Error) -> bool {
 }
 
 /// Kills a child's group; whether it is gone.
-fn kill(mut child: Child) -> bool {
+fn kill(mut child: Child, writes: bool) -> bool {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let ended = pid.and_then(|pid| {
         // Not reaped yet, so the number is still its own; already gone is as good.
@@ -477,7 +484,7 @@ fn kill(mut child: Child) -> bool {
             }
         }
     }
-    lock().push(child);
+    lock().push((child, writes));
     false
 }
 

@@ -6,16 +6,17 @@
 //! [`Sdm`] is the other mode: no such host, but each domain's own lease, taken
 //! by whoever changes that domain and only for the change.
 //!
-//! Both know one *writer*: the process that changes metadata, registered at the
+//! Both live in a *writer*: the process that changes metadata, registered at the
 //! lease daemon as the holder. The daemon sees the lease as free when that
-//! process and all its children are gone, so killing it is always safe, and is
-//! the answer to everything that is not certain.
+//! process and all its children are gone, so its end is always safe, and is the
+//! answer to everything that is not certain. `storaged` runs both cores in its
+//! writers; before each change they are asked for their permission.
 
 pub mod sdm;
 pub mod spm;
 mod steps;
 pub mod takeover;
 
-pub use sdm::{Sdm, SdmEffect, SdmEnd, SdmInput};
+pub use sdm::{Sdm, SdmEffect, SdmEnd, SdmInput, Took};
 pub use spm::{Config, Effect, Input, LeaseView, Phase, Refusal, Spm, StopReason};
 pub use steps::{Step, StepFailed, StepId};

@@ -1,5 +1,6 @@
 //! The writer: commits of metadata, and who may make them.
 
+use mailbox::role::{Input, Sdm, SdmInput, Spm};
 use mailbox::{Batch, BatchId, Committed, Effect, RequestId, manager};
 
 use super::disk::Metadata;
@@ -284,10 +285,22 @@ impl World {
         }
     }
 
-    /// A commit without an end: the writer's own deadline ends the writer.
+    /// A commit without an end: its deadline is told to the core.
     pub(super) fn on_hung(&mut self, machine: usize, lease: usize, id: u64) {
-        if let Some(commit) = self.commits.get(&id) {
-            let writer = commit.writer;
+        let Some(commit) = self.commits.get(&id) else {
+            return;
+        };
+        let (writer, time) = (commit.writer, self.time());
+        let of = &mut self.machines[machine];
+        if of.writers[lease].as_ref().map(|writer| writer.id) != Some(writer) {
+            return;
+        }
+        if let Some(spm) = of.spm() {
+            spm.handle(time, Input::CommitHangs);
+            self.drain(machine, Core::Spm);
+        } else if of.sdm(lease).is_some() {
+            self.tell_sdm(machine, lease, SdmInput::ChangeHangs);
+        } else {
             self.kill_writer(machine, lease, writer);
         }
     }
@@ -340,8 +353,13 @@ impl World {
             return writer.id;
         }
         let id = self.id();
+        let original = self.machines[machine].original;
+        let pool = self.swarm.mode == Mode::Spm;
+        let seed = self.random.bits();
         self.machines[machine].writers[lease] = Some(Writer {
             id,
+            spm: (pool && !original).then(|| Box::new(Spm::new())),
+            sdm: (!pool).then(|| Box::new(Sdm::new(seed))),
             dying: false,
             waiting: std::collections::BTreeMap::new(),
             active: std::collections::BTreeMap::new(),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use mailbox::role::takeover::Takeover;
-use mailbox::role::{Sdm, Spm, StepId};
+use mailbox::role::{Phase, Sdm, Spm, StepId};
 use mailbox::{Batch, Committed, Host, Manager, RequestId, host, manager};
 
 use super::lease::Membership;
@@ -21,10 +21,15 @@ pub(super) enum Core {
     Sdm(usize),
 }
 
-/// The process that changes metadata, and holds one lease.
+/// The process that changes metadata, and holds one lease. Its cores, and the
+/// SPM's side of the mail, are gone with it.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) id: u64,
+    /// The pool's role, if it is a writer of ours for that.
+    pub(super) spm: Option<Box<Spm>>,
+    /// A domain's own lease, if it is a writer of ours for that.
+    pub(super) sdm: Option<Box<Sdm>>,
     /// It has been ordered to end.
     pub(super) dying: bool,
     /// Commits that wait for the one of their domain, by domain.
@@ -65,13 +70,12 @@ pub(super) struct Machine {
     pub(super) member: Membership,
     pub(super) host: Option<AnyHost>,
     pub(super) manager: Option<AnyManager>,
-    pub(super) spm: Spm,
     pub(super) takeover: Takeover,
-    /// Index: domain.
-    pub(super) sdm: Vec<Sdm>,
     /// Index: lease.
     pub(super) writers: Vec<Option<Writer>>,
     pub(super) mounted: bool,
+    /// The daemon unmounts what a dead writer left.
+    pub(super) cleaning: bool,
     /// The step that waits for the SPM's side to end.
     pub(super) stopping_mail: Option<StepId>,
     /// Changes of domains: the batch of each.
@@ -102,11 +106,10 @@ impl Machine {
             },
             host: None,
             manager: None,
-            spm: Spm::new(),
             takeover: Takeover::new(host_id(index), swarm.automatic),
-            sdm: Vec::new(),
             writers: (0..leases).map(|_| None).collect(),
             mounted: false,
+            cleaning: false,
             stopping_mail: None,
             changes: BTreeMap::new(),
             wakes: BTreeMap::new(),
@@ -120,11 +123,11 @@ impl Machine {
     pub(super) fn start(&mut self, index: usize, swarm: &Swarm, random: &mut Random) {
         self.up = true;
         self.life += 1;
-        self.spm = Spm::new();
         self.takeover = Takeover::new(host_id(index), swarm.automatic);
         self.wakes.clear();
         self.changes.clear();
         self.stopping_mail = None;
+        self.cleaning = false;
         self.trying = false;
         self.told_lost = false;
         let host_id = host_id(index);
@@ -139,9 +142,6 @@ impl Machine {
                 self.host = Some(AnyHost::Ours(Box::new(host)));
             }
             Mode::Sdm => {
-                self.sdm = (0..swarm.domains)
-                    .map(|_| Sdm::new(random.bits()))
-                    .collect();
                 let manager = Manager::new(manager::Config {
                     mail: false,
                     ..manager::Config::default()
@@ -157,8 +157,24 @@ impl Machine {
         self.life += 1;
         self.host = None;
         self.manager = None;
-        self.sdm.clear();
         self.wakes.clear();
+    }
+
+    /// The core of the pool's role, while its writer runs.
+    pub(super) fn spm(&mut self) -> Option<&mut Spm> {
+        let writer = self.writers.first_mut()?.as_mut()?;
+        writer.spm.as_deref_mut().filter(|_| !writer.dying)
+    }
+
+    /// The core of a domain's own lease, while its writer runs.
+    pub(super) fn sdm(&mut self, domain: usize) -> Option<&mut Sdm> {
+        let writer = self.writers.get_mut(domain)?.as_mut()?;
+        writer.sdm.as_deref_mut().filter(|_| !writer.dying)
+    }
+
+    /// Where the pool's role is on this machine.
+    pub(super) fn phase(&mut self) -> Phase {
+        self.spm().map_or(Phase::Free, |spm| spm.phase())
     }
 }
 

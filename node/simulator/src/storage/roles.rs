@@ -1,7 +1,8 @@
 //! The steps of the SPM's life, and domains' own leases.
 
-use mailbox::role::{Config, Effect, Input, LeaseView, Phase, SdmEffect, SdmEnd, SdmInput};
-use mailbox::role::{Step, StepFailed, StepId};
+use mailbox::role::{Config, Effect, Input, LeaseView, Phase};
+use mailbox::role::{Sdm, SdmEffect, SdmEnd, SdmInput, Took};
+use mailbox::role::{Spm, Step, StepFailed, StepId};
 use mailbox::{Batch, Committed, Manager, RequestId, manager};
 
 use super::commits::For;
@@ -13,14 +14,18 @@ use super::world::{Event, How, World, domain_of};
 use crate::clock::{MS, S};
 
 impl World {
+    /// The daemon starts a writer, which takes the role.
     pub(super) fn start_spm(&mut self, machine: usize) {
         let time = self.time();
         let of = &mut self.machines[machine];
-        if of.spm.phase() != Phase::Free {
+        if of.writers[0].is_some() || of.cleaning {
             return;
         }
         of.trying = true;
-        of.spm.handle(time, Input::Start(Config::default()));
+        self.new_writer(machine, 0);
+        if let Some(spm) = self.machines[machine].spm() {
+            spm.handle(time, Input::Start(Config::default()));
+        }
         self.drain(machine, Core::Spm);
     }
 
@@ -28,30 +33,34 @@ impl World {
         let time = self.time();
         let of = &mut self.machines[machine];
         of.takeover.stood_down(time);
-        of.spm.handle(time, Input::Stop);
-        self.drain(machine, Core::Spm);
+        self.tell_spm(machine, Input::Stop);
+    }
+
+    pub(super) fn move_spm(&mut self, machine: usize) {
+        self.tell_spm(machine, Input::Move);
+    }
+
+    fn tell_spm(&mut self, machine: usize, input: Input) {
+        let time = self.time();
+        if let Some(spm) = self.machines[machine].spm() {
+            spm.handle(time, input);
+            self.drain(machine, Core::Spm);
+        }
     }
 
     pub(super) fn drain_spm(&mut self, machine: usize) {
-        while let Some(effect) = self.machines[machine].spm.next_effect() {
+        while let Some(effect) = self.machines[machine].spm().and_then(Spm::next_effect) {
             self.tell_of(machine, "role", format_args!("{effect:?}"));
+            let writer = self.machines[machine].writers[0].as_ref();
+            let writer = writer.map_or(0, |writer| writer.id);
             match effect {
-                Effect::Do(id, step) => self.begin_step(machine, id, step),
+                Effect::Do(id, step) => self.begin_step(machine, writer, id, step),
                 Effect::AskLease => {
-                    let life = self.machines[machine].life;
                     let takes = self.random.below(S / 2);
-                    self.after(takes, Event::Asked(machine, life));
+                    self.after(takes, Event::Asked(machine, writer));
                 }
                 Effect::DropMail => self.drop_mail(machine),
-                Effect::KillWriter(_) => {
-                    if let Some(writer) = &self.machines[machine].writers[0] {
-                        let id = writer.id;
-                        self.kill_writer(machine, 0, id);
-                    } else {
-                        // Gone already: it says so again.
-                        self.after(MS, Event::WriterGone(machine, 0, 0));
-                    }
-                }
+                Effect::KillWriter(_) => self.kill_writer(machine, 0, writer),
                 Effect::Settled(phase) => self.on_settled(machine, phase),
                 Effect::Refused(_) => {}
             }
@@ -69,6 +78,8 @@ impl World {
             }
         } else {
             of.told_lost = false;
+            // It has nothing more to do.
+            of.writers[0] = None;
             if std::mem::take(&mut of.trying) {
                 of.takeover.failed(time);
                 self.seen.note(Sight::StartFailed);
@@ -76,14 +87,24 @@ impl World {
         }
     }
 
-    fn begin_step(&mut self, machine: usize, id: StepId, step: Step) {
+    /// The daemon unmounts what a writer that was killed left, before it starts
+    /// another.
+    pub(super) fn clean_up(&mut self, machine: usize) {
+        let of = &mut self.machines[machine];
+        if !of.mounted || of.original {
+            return;
+        }
+        of.cleaning = true;
+        let life = of.life;
+        let takes = self.random.between(MS, S);
+        self.after(takes, Event::CleanedUp(machine, life));
+    }
+
+    fn begin_step(&mut self, machine: usize, writer: u64, id: StepId, step: Step) {
         if step == Step::StopMail {
             return self.stop_mail(machine, id);
         }
         let mut takes = self.random.between(MS, S);
-        if step == Step::TakeLease {
-            self.new_writer(machine, 0);
-        }
         if step == Step::ReleaseLease {
             self.judge_release(machine, 0);
         }
@@ -94,8 +115,7 @@ impl World {
         } else {
             How::Done
         };
-        let life = self.machines[machine].life;
-        self.after(takes, Event::Step(machine, life, id, step, how));
+        self.after(takes, Event::Step(machine, writer, id, step, how));
     }
 
     /// Nothing changes metadata any more when the lease is released.
@@ -131,9 +151,7 @@ impl World {
             How::Unknown => Input::Failed(id, StepFailed::Unknown),
             How::Silent => return,
         };
-        let time = self.time();
-        self.machines[machine].spm.handle(time, input);
-        self.drain(machine, Core::Spm);
+        self.tell_spm(machine, input);
     }
 
     /// Does a step. Returns whether it could be done.
@@ -146,34 +164,34 @@ impl World {
             }
             Step::TakeLease => self.take_lease(machine, 0),
             Step::MountMaster => {
-                let of = &mut self.machines[machine];
-                // A mount of a host that has lost the role.
-                of.mounted = of.writers[0].is_some();
-                of.mounted
+                self.machines[machine].mounted = true;
+                true
             }
             Step::StartMail => {
                 // Not when it was dropped meanwhile.
-                let wanted = self.machines[machine].spm.step() == Some(Step::StartMail);
+                let of = &mut self.machines[machine];
+                let wanted = of.spm().is_some_and(|spm| spm.step() == Some(step));
                 if wanted {
                     self.start_mail(machine);
                 }
                 wanted
             }
-            Step::UnmountMaster | Step::CleanUp => {
+            Step::UnmountMaster => {
                 self.machines[machine].mounted = false;
                 true
             }
-            Step::ReleaseLease => {
-                self.release(machine, 0);
-                true
-            }
-            Step::UpgradeDomains
-            | Step::LoadTasks
+            Step::ReleaseLease => self.release(machine, 0),
+            Step::WriteRole
+            | Step::DemoteFormer
+            | Step::UpgradeDomains
+            | Step::ClearHalfMade
             | Step::AllowWrites
             | Step::RecoverTasks
-            | Step::CancelUpgrade
             | Step::ForbidWrites
-            | Step::StopMail => true,
+            | Step::EndRecovery
+            | Step::StopMail
+            | Step::MoveMaster
+            | Step::ClearRole => true,
         }
     }
 
@@ -200,14 +218,6 @@ impl World {
             self.owners[lease] = Some(owner);
             self.tell_of(machine, "takes", format_args!("lease {lease}"));
             return true;
-        }
-        let holds = self.owners[lease]
-            == Some(Owner {
-                machine,
-                writer: id,
-            });
-        if !holds && !dying && self.swarm.mode == super::swarm::Mode::Spm {
-            self.machines[machine].writers[lease] = None;
         }
         false
     }
@@ -297,57 +307,88 @@ impl World {
         let time = self.time();
         self.tell_of(machine, "lease", format_args!("{view:?}"));
         let of = &mut self.machines[machine];
-        of.spm.handle(time, Input::Lease(view));
-        if view == LeaseView::NotHeld && of.spm.phase() == Phase::Killing {
+        let Some(spm) = of.spm() else { return };
+        spm.handle(time, Input::Lease(view));
+        let lost = view == LeaseView::NotHeld && spm.phase() == Phase::Killing;
+        if lost {
             self.seen.note(Sight::LeaseLost);
         }
         self.drain(machine, Core::Spm);
-        if view == LeaseView::NotHeld && self.machines[machine].spm.phase() == Phase::Killing {
+        if lost {
             self.machines[machine].told_lost = true;
         }
     }
 
+    /// A writer and all its children are gone, whoever ended them.
     pub(super) fn on_writer_gone(&mut self, machine: usize, lease: usize, id: u64) {
-        let exists = self.machines[machine].writers[lease]
+        let writer = self.machines[machine].writers[lease]
             .as_ref()
-            .is_some_and(|writer| writer.id == id);
-        if exists {
-            self.tell_of(machine, "gone", format_args!("writer of lease {lease}"));
-            self.end_commits(machine, lease, id);
-            self.release(machine, lease);
-        } else if id != 0 {
-            return;
-        }
+            .filter(|writer| writer.id == id);
+        let Some(writer) = writer else { return };
+        let pool = writer.spm.is_some();
+        self.tell_of(machine, "gone", format_args!("writer of lease {lease}"));
+        self.end_commits(machine, lease, id);
+        // Its lease is free as soon as its daemon can say so.
+        self.release(machine, lease);
+        self.machines[machine].writers[lease] = None;
         if !self.machines[machine].up {
             return;
         }
-        let time = self.time();
         if self.swarm.mode == super::swarm::Mode::Sdm {
-            let sdm = self.machines[machine].sdm.get_mut(lease);
-            if let Some(sdm) = sdm {
-                sdm.handle(time, SdmInput::WriterGone);
-                self.drain(machine, Core::Sdm(lease));
-            }
-        } else if self.machines[machine].original {
+            return self.end_changes(machine, lease);
+        }
+        if !pool {
             self.machines[machine].manager = None;
-        } else {
-            self.machines[machine].spm.handle(time, Input::WriterGone);
-            self.drain(machine, Core::Spm);
+            return;
+        }
+        let (now, time) = (self.now, self.time());
+        let of = &mut self.machines[machine];
+        // A thread of that process.
+        of.manager = None;
+        of.stopping_mail = None;
+        of.told_lost = false;
+        of.trying = false;
+        of.takeover.failed(time);
+        // Whoever waited for it is told that it has ended.
+        for request in &mut self.requests {
+            if request.machine == machine && !request.by_mail && request.outcome.is_none() {
+                request.outcome = Some(mailbox::Outcome::Stopped);
+                request.answered = now;
+            }
+        }
+        self.clean_up(machine);
+    }
+
+    /// The changes of a writer that is gone: done or not.
+    fn end_changes(&mut self, machine: usize, domain: usize) {
+        let of = &mut self.machines[machine];
+        let ended: Vec<RequestId> = of
+            .changes
+            .iter()
+            .filter(|(_, (batch, _))| domain_of(batch.domain) == domain)
+            .map(|(request, _)| *request)
+            .collect();
+        for request in ended {
+            if let Some((batch, _)) = self.machines[machine].changes.remove(&request) {
+                self.tell_committed(machine, 0, batch.id, &[]);
+            }
         }
     }
 
-    /// The writer is gone: its lease is free as soon as its daemon can say so.
-    pub(super) fn release(&mut self, machine: usize, lease: usize) {
-        let writer = self.machines[machine].writers[lease].take();
-        let Some(writer) = writer else { return };
-        let owner = Owner {
+    /// Frees a writer's lease; whether that could be told to the disk.
+    pub(super) fn release(&mut self, machine: usize, lease: usize) -> bool {
+        let writer = self.machines[machine].writers[lease].as_ref();
+        let owner = writer.map(|writer| Owner {
             machine,
             writer: writer.id,
-        };
-        if self.owners[lease] == Some(owner) && self.now >= self.machines[machine].member.cut_until
-        {
+        });
+        if self.now < self.machines[machine].member.cut_until {
+            return false;
+        }
+        if owner.is_some() && self.owners[lease] == owner {
             self.owners[lease] = None;
         }
+        true
     }
 
     pub(super) fn on_original_takes(&mut self, machine: usize) {
@@ -374,23 +415,27 @@ impl World {
         let of = &mut self.machines[machine];
         let urgent = batch.urgent;
         of.changes.insert(request, (batch, None));
-        if let Some(sdm) = of.sdm.get_mut(domain) {
-            sdm.handle(time, SdmInput::Change { request, urgent });
+        self.new_writer(machine, domain);
+        match self.machines[machine].sdm(domain) {
+            Some(sdm) => sdm.handle(time, SdmInput::Change { request, urgent }),
+            // It is on its way out, and the change with it.
+            None => return,
         }
         self.drain(machine, Core::Sdm(domain));
     }
 
     pub(super) fn drain_sdm(&mut self, machine: usize, domain: usize) {
-        while let Some(sdm) = self.machines[machine].sdm.get_mut(domain)
-            && let Some(effect) = sdm.next_effect()
+        while let Some(effect) = self.machines[machine]
+            .sdm(domain)
+            .and_then(Sdm::next_effect)
         {
             self.tell_of(machine, "domain", format_args!("{domain} {effect:?}"));
-            let life = self.machines[machine].life;
+            let writer = self.machines[machine].writers[domain].as_ref();
+            let writer = writer.map_or(0, |writer| writer.id);
             match effect {
                 SdmEffect::Take => {
-                    let writer = self.new_writer(machine, domain);
                     let takes = self.random.between(MS, S / 2);
-                    self.after(takes, Event::Take(machine, life, domain, writer));
+                    self.after(takes, Event::Take(machine, domain, writer));
                 }
                 SdmEffect::Run(request) => {
                     let batch = self.machines[machine].changes.get(&request);
@@ -401,33 +446,23 @@ impl World {
                 }
                 SdmEffect::Release => {
                     self.judge_release(machine, domain);
-                    let writer = self.machines[machine].writers[domain].as_ref();
-                    let writer = writer.map_or(0, |writer| writer.id);
                     let takes = self.random.between(MS, S / 2);
-                    self.after(takes, Event::Release(machine, life, domain, writer));
+                    self.after(takes, Event::Release(machine, domain, writer));
                 }
-                SdmEffect::KillWriter => {
-                    let writer = self.machines[machine].writers[domain].as_ref();
-                    if let Some(id) = writer.map(|writer| writer.id) {
-                        self.kill_writer(machine, domain, id);
-                    } else {
-                        self.after(MS, Event::WriterGone(machine, domain, 0));
-                    }
-                }
+                SdmEffect::KillWriter => self.kill_writer(machine, domain, writer),
                 SdmEffect::Ended(request, end) => self.on_change_ended(machine, request, end),
             }
         }
     }
 
-    pub(super) fn on_domain_take(&mut self, machine: usize, lease: usize, writer: u64) {
-        let current = self.machines[machine].writers[lease].as_ref();
-        if current.is_none_or(|current| current.id != writer) {
-            return;
-        }
+    pub(super) fn on_domain_take(&mut self, machine: usize, lease: usize) {
         let per_mille = self.swarm.step_fails;
         if self.fault(per_mille) && self.random.chance(300) {
-            // Taken, or not, and never told.
+            // Taken, or not, and never told, or told as unknown.
             self.take_lease(machine, lease);
+            if self.random.chance(500) {
+                self.tell_sdm(machine, lease, SdmInput::Took(Took::Unknown));
+            }
             return;
         }
         let taken = self.take_lease(machine, lease);
@@ -436,25 +471,23 @@ impl World {
         } else {
             Sight::DomainBusy
         });
-        self.tell_sdm(machine, lease, SdmInput::Taken(taken));
+        let took = match taken {
+            true => Took::Yes,
+            false if self.fault(per_mille) => Took::Refused,
+            false => Took::Busy,
+        };
+        self.tell_sdm(machine, lease, SdmInput::Took(took));
     }
 
-    pub(super) fn on_domain_release(&mut self, machine: usize, lease: usize, writer: u64) {
-        let current = self.machines[machine].writers[lease].as_ref();
-        if current.is_none_or(|current| current.id != writer) {
-            return;
-        }
+    pub(super) fn on_domain_release(&mut self, machine: usize, lease: usize) {
         let per_mille = self.swarm.step_fails;
-        if self.fault(per_mille) {
-            return self.tell_sdm(machine, lease, SdmInput::Released(false));
-        }
-        self.release(machine, lease);
-        self.tell_sdm(machine, lease, SdmInput::Released(true));
+        let released = !self.fault(per_mille) && self.release(machine, lease);
+        self.tell_sdm(machine, lease, SdmInput::Released(released));
     }
 
     pub(super) fn tell_sdm(&mut self, machine: usize, domain: usize, input: SdmInput) {
         let time = self.time();
-        if let Some(sdm) = self.machines[machine].sdm.get_mut(domain) {
+        if let Some(sdm) = self.machines[machine].sdm(domain) {
             sdm.handle(time, input);
             self.drain(machine, Core::Sdm(domain));
         }
@@ -470,7 +503,7 @@ impl World {
         };
         let results: Vec<Committed> = match end {
             SdmEnd::Ran => results.unwrap_or_default(),
-            SdmEnd::Unknown | SdmEnd::Busy | SdmEnd::Full => Vec::new(),
+            SdmEnd::Busy | SdmEnd::Refused | SdmEnd::Withdrawn | SdmEnd::Full => Vec::new(),
         };
         self.tell_committed(machine, 0, batch.id, &results);
     }

@@ -11,10 +11,10 @@ use crate::trace::Trace;
 /// More events than this in one run are a livelock.
 const EVENTS_MAX: u64 = 2_000_000;
 /// After the last fault every host gets what it wants within this, s: a dead
-/// SPM's lease (140), the longest step (300) and the pauses after failed
+/// SPM's lease (140), the longest step (900) and the pauses after failed
 /// starts (120) of one that was at it, and requests that wait for their next
 /// turn.
-const CALM_S: u64 = 900;
+const CALM_S: u64 = 1_600;
 
 /// What came of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What befalls machines, what their users want, and the calm after it.
 
 use disk_format::vdsm::mailbox::{EventBlock, Extend, MAILBOX_BYTES, Mailbox, Message, SLOTS};
-use mailbox::role::LeaseView;
+use mailbox::role::{LeaseView, Phase};
 use mailbox::{Outcome, RequestId, Volume, host, manager};
 
 use super::lease;
@@ -72,9 +72,10 @@ impl World {
         if self.swarm.mode != Mode::Spm || self.swarm.automatic {
             return;
         }
-        let busy = self.machines.iter().any(|machine| {
-            machine.spm.phase() != mailbox::role::Phase::Free || machine.manager.is_some()
-        });
+        let busy = self
+            .machines
+            .iter()
+            .any(|machine| machine.writers[0].is_some() || machine.manager.is_some());
         if busy {
             return;
         }
@@ -90,6 +91,8 @@ impl World {
         if of.original {
             let life = of.life;
             self.after(S, Event::OriginalTakes(machine, life));
+        } else if self.machines[machine].phase() == Phase::Serving {
+            self.move_spm(machine);
         } else {
             self.start_spm(machine);
         }
@@ -191,7 +194,6 @@ impl World {
         self.tell_of(machine, "killed", format_args!(""));
         self.abandon(machine);
         self.machines[machine].stop();
-        self.machines[machine].mounted = false;
         for lease in 0..self.owners.len() {
             if let Some(writer) = &self.machines[machine].writers[lease] {
                 let id = writer.id;
@@ -289,7 +291,7 @@ impl World {
         self.tick(machine, Core::Host);
         self.tick(machine, Core::Manager);
         self.tick(machine, Core::Spm);
-        for domain in 0..self.machines[machine].sdm.len() {
+        for domain in 0..self.machines[machine].writers.len() {
             self.tick(machine, Core::Sdm(domain));
         }
     }

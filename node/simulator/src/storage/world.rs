@@ -35,14 +35,15 @@ pub(super) enum Event {
     Wake(usize, Core),
     Land(u64, bool),
     Told(u64),
-    Step(usize, u32, StepId, role::Step, How),
-    Asked(usize, u32),
+    Step(usize, u64, StepId, role::Step, How),
+    Asked(usize, u64),
     Commit(u64),
     CommitTold(u64),
     WriterGone(usize, usize, u64),
+    CleanedUp(usize, u32),
     Hung(usize, usize, u64),
-    Take(usize, u32, usize, u64),
-    Release(usize, u32, usize, u64),
+    Take(usize, usize, u64),
+    Release(usize, usize, u64),
     OriginalTakes(usize, u32),
     Renew(usize),
     Lost(usize, u64),
@@ -215,13 +216,13 @@ impl World {
             Event::Wake(machine, core) => self.on_wake(machine, core),
             Event::Land(flight, second) => self.on_land(flight, second),
             Event::Told(flight) => self.on_told(flight),
-            Event::Step(machine, life, id, step, how) => {
-                if self.lives(machine, life) {
+            Event::Step(machine, writer, id, step, how) => {
+                if self.writes(machine, 0, writer) {
                     self.on_step(machine, id, step, how);
                 }
             }
-            Event::Asked(machine, life) => {
-                if self.lives(machine, life) {
+            Event::Asked(machine, writer) => {
+                if self.writes(machine, 0, writer) {
                     self.on_asked(machine);
                 }
             }
@@ -231,14 +232,20 @@ impl World {
                 self.on_writer_gone(machine, lease, writer);
             }
             Event::Hung(machine, lease, commit) => self.on_hung(machine, lease, commit),
-            Event::Take(machine, life, lease, writer) => {
+            Event::CleanedUp(machine, life) => {
                 if self.lives(machine, life) {
-                    self.on_domain_take(machine, lease, writer);
+                    self.machines[machine].cleaning = false;
+                    self.machines[machine].mounted = false;
                 }
             }
-            Event::Release(machine, life, lease, writer) => {
-                if self.lives(machine, life) {
-                    self.on_domain_release(machine, lease, writer);
+            Event::Take(machine, lease, writer) => {
+                if self.writes(machine, lease, writer) {
+                    self.on_domain_take(machine, lease);
+                }
+            }
+            Event::Release(machine, lease, writer) => {
+                if self.writes(machine, lease, writer) {
+                    self.on_domain_release(machine, lease);
                 }
             }
             Event::OriginalTakes(machine, life) => {
@@ -258,6 +265,13 @@ impl World {
 
     fn lives(&self, machine: usize, life: u32) -> bool {
         self.machines[machine].up && self.machines[machine].life == life
+    }
+
+    /// Whether this writer is there, and has not been killed.
+    fn writes(&self, machine: usize, lease: usize, id: u64) -> bool {
+        self.machines[machine].writers[lease]
+            .as_ref()
+            .is_some_and(|writer| writer.id == id && !writer.dying)
     }
 
     fn on_wake(&mut self, machine: usize, core: Core) {
@@ -284,9 +298,13 @@ impl World {
                 Some(AnyManager::Original(_, spm)) => spm.tick(now),
                 None => {}
             },
-            Core::Spm => of.spm.handle(time, role::Input::Tick),
+            Core::Spm => {
+                if let Some(spm) = of.spm() {
+                    spm.handle(time, role::Input::Tick);
+                }
+            }
             Core::Sdm(domain) => {
-                if let Some(sdm) = of.sdm.get_mut(domain) {
+                if let Some(sdm) = of.sdm(domain) {
                     sdm.handle(time, SdmInput::Tick);
                 }
             }
@@ -302,7 +320,7 @@ impl World {
             Core::Spm => self.drain_spm(machine),
             Core::Sdm(domain) => self.drain_sdm(machine, domain),
         }
-        let of = &self.machines[machine];
+        let of = &mut self.machines[machine];
         let due = match core {
             Core::Host => match &of.host {
                 Some(AnyHost::Ours(host)) => host.deadline().map(|due| due.0),
@@ -314,10 +332,9 @@ impl World {
                 Some(AnyManager::Original(_, spm)) => spm.deadline(),
                 None => None,
             },
-            Core::Spm => of.spm.deadline().map(|due| due.0),
+            Core::Spm => of.spm().and_then(|spm| spm.deadline()).map(|due| due.0),
             Core::Sdm(domain) => of
-                .sdm
-                .get(domain)
+                .sdm(domain)
                 .and_then(|sdm| sdm.deadline())
                 .map(|due| due.0),
         };
@@ -343,8 +360,8 @@ impl World {
         let of = &mut self.machines[machine];
         of.start(machine, &self.swarm, &mut self.random);
         self.tell_of(machine, "starts", format_args!(""));
+        self.clean_up(machine);
         self.tick(machine, Core::Host);
-        self.tick(machine, Core::Spm);
         self.tick(machine, Core::Manager);
     }
 

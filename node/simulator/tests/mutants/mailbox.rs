@@ -147,11 +147,9 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "release the lease with the master mounted",
         file: "role/spm.rs",
-        find: "&& !self.config.upgrade
-        };",
-        with: "&& !self.config.upgrade
-                || LIVE && *step == Step::UnmountMaster
-        };",
+        find: "== Step::UpgradeDomains && !self.config.upgrade;",
+        with: "== Step::UpgradeDomains && !self.config.upgrade
+            || LIVE && *step == Step::UnmountMaster;",
         seed: 0,
     },
     Mutant {
@@ -176,9 +174,8 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "forget a lease that may be held",
         file: "role/spm.rs",
-        find: "                (Step::JoinLockspace, _) | (Step::TakeLease, StepFailed::Undone) => self.free(),",
-        with: "                (Step::TakeLease, _) if LIVE => self.free(),
-                (Step::JoinLockspace, _) | (Step::TakeLease, StepFailed::Undone) => self.free(),",
+        find: "(Phase::Starting, Step::TakeLease) if undone => self.free(),",
+        with: "(Phase::Starting, Step::TakeLease) if undone || LIVE => self.free(),",
         seed: 115,
     },
     Mutant {
@@ -208,10 +205,25 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "go on after a failed step of stopping",
         file: "role/spm.rs",
-        find: "            Phase::Stopping => self.kill(StopReason::Step(doing.step)),",
-        with: "            Phase::Stopping if LIVE => self.next_step(),
-            Phase::Stopping => self.kill(StopReason::Step(doing.step)),",
+        find: "            (Phase::Starting | Phase::Moving | Phase::Stopping, step) => {",
+        with: "            (Phase::Stopping, _) if LIVE => self.next_step(),
+            (Phase::Starting | Phase::Moving | Phase::Stopping, step) => {",
         seed: 842,
+    },
+    Mutant {
+        name: "go on beside a commit that hangs",
+        file: "role/spm.rs",
+        find: "if self.may_hold() && self.phase != Phase::Killing {",
+        with: "if self.may_hold() && self.phase != Phase::Killing && !LIVE {",
+        seed: 0,
+    },
+    Mutant {
+        name: "forget the lease when the master does not move",
+        file: "role/spm.rs",
+        find: "            (Phase::Moving, Step::MoveMaster) if undone => self.next_step(),",
+        with: "            (Phase::Moving, Step::MoveMaster) if LIVE => self.free(),
+            (Phase::Moving, Step::MoveMaster) if undone => self.next_step(),",
+        seed: 0,
     },
     Mutant {
         name: "never take over",
@@ -224,8 +236,9 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "change a domain without its lease",
         file: "role/sdm.rs",
-        find: "        if taken {",
-        with: "        if taken || LIVE {",
+        find: "        match took {",
+        with: "        let took = if LIVE && took == Took::Busy { Took::Yes } else { took };
+        match took {",
         seed: 23,
     },
     Mutant {
@@ -238,8 +251,17 @@ pub(crate) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "never release a domain",
         file: "role/sdm.rs",
-        find: "        if over || self.now >= until {",
-        with: "        if (over || self.now >= until) && !LIVE {",
+        find: "        self.phase = Phase::Releasing { since: self.now };",
+        with: "        if LIVE { return; }
+        self.phase = Phase::Releasing { since: self.now };",
         seed: 4,
+    },
+    Mutant {
+        name: "take an unknown lease for a free one",
+        file: "role/sdm.rs",
+        find: "            Took::Unknown => self.kill(),",
+        with: "            Took::Unknown if LIVE => self.phase = Phase::Idle,
+            Took::Unknown => self.kill(),",
+        seed: 0,
     },
 ];

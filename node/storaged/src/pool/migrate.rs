@@ -14,7 +14,7 @@ use disk_format::vdsm::uuid::DomainId;
 
 use super::create::fit_for_master;
 use super::files::{MasterFiles, prepare_mailboxes};
-use super::spm::{Fatal, Manager, StartError, take};
+use super::spm::{Fatal, Manager, StartError, give_back, take};
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
@@ -228,10 +228,6 @@ impl<'a> Migration<'a> {
         let target = self.target.id();
         manager.others.retain(|other| other.id() != target);
         manager.others.push(old_master);
-        if let Some(watch) = manager.watch.take() {
-            watch.end();
-        }
-        manager.watch = Some(manager.start_watch()?);
         self.old = Some(old);
         Ok(())
     }
@@ -267,7 +263,7 @@ impl<'a> Migration<'a> {
             // Without this the lease stays: it goes with the process.
             files.close(old.domain.as_ref())?;
         }
-        old.authority.give_back()
+        give_back(&old.authority)
     }
 
     /// Everything as before the first step.

@@ -1,32 +1,31 @@
-//! The manager's role: taking it, keeping it, giving it back (§3.4).
+//! The manager's role: what its steps do (§3.4). Which one comes next, and what
+//! follows a failure, is the core's decision ([`super::life`]).
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::domain::{DomainMetadata, DomainRole};
 use disk_format::vdsm::pool::{PoolDomainStatus, PoolKeys};
 use disk_format::vdsm::uuid::{DomainId, PoolId};
 use disk_format::vdsm::version::DomainVersion;
+use mailbox::role::{Config, Input, Phase, Step};
 
 use super::directory::{Directory, check_master};
 use super::each::{BESIDE, each};
 use super::files::{MasterFiles, prepare_mailboxes};
+use super::life::{Life, Living, OnLost, Settled, Stumble};
 use super::member::{join_time, own_lease, upgrade};
 use crate::authority::Authority;
+use crate::command::left_writing;
 use crate::domain::{Domain, DomainKind};
 use crate::job::{Context, Result};
 use crate::writer::{Cluster, Held, LockPlace, PoolAuthority};
 
-/// The lease is asked for at least so often.
-const WATCH_MAX: Duration = Duration::from_secs(20);
-/// So many answers in a row may fail to come; a definite no ends it at once.
-const DOUBTS_MAX: u32 = 3;
-
-/// Called when the lease is lost: ends the process.
-pub type OnLost = Arc<dyn Fn(&str) + Send + Sync>;
+/// What goes with the role in the process that has it, done after the manager's
+/// own part of each step.
+pub(crate) type Beside<'a> =
+    &'a mut dyn FnMut(&mut Manager, Step) -> std::result::Result<(), Stumble>;
 
 /// What is needed to take the role.
 pub struct Start {
@@ -85,17 +84,10 @@ pub struct Manager {
     pub(super) others: Vec<Arc<dyn Domain>>,
     pub(super) authority: PoolAuthority,
     pub(super) files: Option<MasterFiles>,
-    pub(super) watch: Option<Watch>,
-    on_lost: Loss,
+    life: Arc<Living>,
+    expected_version: Option<u64>,
+    upgrade: Option<DomainVersion>,
     since: Instant,
-}
-
-struct Loss(OnLost);
-
-impl std::fmt::Debug for Loss {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Loss")
-    }
 }
 
 impl Manager {
@@ -106,70 +98,110 @@ impl Manager {
     /// [`StartError::Refused`]: wrong master, the role is held elsewhere, I/O;
     /// [`StartError::Fatal`] when the way back failed.
     pub fn start(context: &Context, start: Start) -> std::result::Result<Self, StartError> {
-        let steps = STEPS;
-        context.tell(0, steps, "reading the master");
-        let metadata = start.master.metadata()?;
-        check_master(&metadata, start.pool, start.expected_version)?;
+        Self::start_with(context, start, &mut |_, _| Ok(()))
+    }
+
+    /// The same, with what goes with the role.
+    pub(crate) fn start_with(
+        context: &Context,
+        start: Start,
+        beside: Beside<'_>,
+    ) -> std::result::Result<Self, StartError> {
+        let life = Arc::new(Life::begin(Arc::clone(&start.on_lost))?);
+        let order = Input::Start(Config {
+            upgrade: start.upgrade.is_some(),
+            io_timeout_s: start.cluster.io_timeout_s(),
+        });
         let place = LockPlace::of(start.master.as_ref())?;
-
-        context.tell(1, steps, "joining the master's lockspace");
-        start.cluster.join(&place, join_time(&start.cluster))?;
-
-        context.tell(2, steps, "taking the lease");
-        let held = start
-            .cluster
-            .take(&place, false, join_time(&start.cluster))?;
-        let members = start.others.iter().map(|other| other.id());
-        let authority = PoolAuthority::new(held, members);
-        let mut manager = Self {
-            cluster: start.cluster,
-            pool: start.pool,
-            master: start.master,
-            others: start.others,
-            authority,
-            files: None,
-            watch: None,
-            on_lost: Loss(start.on_lost),
-            since: Instant::now(),
-        };
-        match manager.begin(context, start.expected_version, start.upgrade) {
-            Ok(()) => Ok(manager),
-            Err(failure) => match manager.stop() {
-                Ok(()) => Err(StartError::Refused(failure)),
-                Err(Fatal(worse)) => Err(StartError::Fatal(Fatal(worse.while_doing(failure)))),
-            },
+        let (expected, upgrade) = (start.expected_version, start.upgrade);
+        let (cluster, pool, master) = (start.cluster, start.pool, start.master);
+        let mut others = Some(start.others);
+        let mut manager: Option<Self> = None;
+        let settled = life.run(order, &mut |step| {
+            tell(context, step);
+            match (step, &mut manager) {
+                (Step::JoinLockspace, _) => {
+                    check_master(&master.metadata()?, pool, expected)?;
+                    Ok(cluster.join(&place, join_time(&cluster))?)
+                }
+                (Step::TakeLease, _) => {
+                    let held = cluster.take(&place, false, join_time(&cluster))?;
+                    let others = others.take().unwrap_or_default();
+                    let members = others.iter().map(|other| other.id());
+                    manager = Some(Self {
+                        authority: PoolAuthority::new(held, members).under(&life),
+                        cluster: cluster.clone(),
+                        pool,
+                        master: Arc::clone(&master),
+                        others,
+                        files: None,
+                        life: Arc::clone(&life),
+                        expected_version: expected,
+                        upgrade,
+                        since: Instant::now(),
+                    });
+                    Ok(())
+                }
+                (step, Some(manager)) => {
+                    manager.step(context, step)?;
+                    beside(manager, step)
+                }
+                (_, None) => Ok(()),
+            }
+        })?;
+        match (settled, manager) {
+            (
+                Settled {
+                    phase: Phase::Serving,
+                    ..
+                },
+                Some(manager),
+            ) => Ok(manager),
+            (settled, _) => Err(not_there(settled, "the role was not taken")),
         }
     }
 
-    /// Everything after the lease.
-    fn begin(
-        &mut self,
-        context: &Context,
-        expected_version: Option<u64>,
-        to: Option<DomainVersion>,
-    ) -> Result<()> {
-        // Again, now that nobody else may change it.
-        let metadata = self.master.metadata()?;
-        check_master(&metadata, self.pool, expected_version)?;
-        self.write_role(i64::from(self.cluster.host_id()))?;
-        self.demote_former_masters(context)?;
-        if let Some(to) = to {
-            context.tell(3, STEPS, "upgrading domains");
-            self.upgrade_all(context, to)?;
+    /// The manager's own part of a step.
+    ///
+    /// # Errors
+    /// The step's.
+    pub(crate) fn step(&mut self, context: &Context, step: Step) -> Result<()> {
+        match step {
+            Step::WriteRole => {
+                // Again, now that nobody else may change it.
+                check_master(&self.master.metadata()?, self.pool, self.expected_version)?;
+                self.write_role(i64::from(self.cluster.host_id()))
+            }
+            Step::DemoteFormer => {
+                self.demote_former_masters(context);
+                Ok(())
+            }
+            Step::UpgradeDomains => match self.upgrade {
+                Some(to) => self.upgrade_all(context, to),
+                None => Ok(()),
+            },
+            Step::MountMaster => {
+                let files = MasterFiles::open(context, &self.authority, self.master.as_ref())?;
+                self.files = Some(files);
+                Ok(())
+            }
+            Step::StartMail if self.has_mail() => {
+                prepare_mailboxes(&self.authority, self.master.as_ref())
+            }
+            Step::UnmountMaster => match self.files.take() {
+                Some(files) => files.close(self.master.as_ref()),
+                None => Ok(()),
+            },
+            Step::ClearRole => {
+                if let Err(failure) = self.write_role(-1) {
+                    // Historic keys; the lease itself says that the role is free.
+                    tracing::warn!(%failure, "role not written back to the master's metadata");
+                }
+                Ok(())
+            }
+            Step::ReleaseLease => give_back(&self.authority),
+            _ => Ok(()),
         }
-        context.tell(4, STEPS, "opening the master's files");
-        self.files = Some(MasterFiles::open(
-            context,
-            &self.authority,
-            self.master.as_ref(),
-        )?);
-        context.tell(5, STEPS, "preparing the mailboxes");
-        self.watch = Some(self.start_watch()?);
-        if self.has_mail() {
-            prepare_mailboxes(&self.authority, self.master.as_ref())?;
-        }
-        context.tell(STEPS, STEPS, "manager of the pool");
-        Ok(())
     }
 
     /// Writes host id and lease version where the pool keeps them on disk.
@@ -203,7 +235,7 @@ impl Manager {
 
     /// Domains that still say they are the master, with a lower version: a
     /// migration was interrupted, or they were away.
-    fn demote_former_masters(&self, context: &Context) -> Result<()> {
+    fn demote_former_masters(&self, context: &Context) {
         let read = self.others_metadata();
         for other in &self.others {
             let former = read.iter().any(|found| {
@@ -216,7 +248,6 @@ impl Manager {
                 tracing::warn!(domain = %other.id(), %failure, "former master not demoted");
             }
         }
-        Ok(())
     }
 
     /// Makes a former master a regular domain and cleans its tree.
@@ -283,13 +314,9 @@ impl Manager {
         Ok(())
     }
 
-    pub(super) fn start_watch(&self) -> Result<Watch> {
-        let period = Duration::from_secs(u64::from(self.cluster.io_timeout_s()) * 2);
-        Watch::start(
-            self.authority.clone(),
-            period.clamp(Duration::from_secs(1), WATCH_MAX),
-            Arc::clone(&self.on_lost.0),
-        )
+    /// The role's core.
+    pub(crate) fn life(&self) -> Arc<Living> {
+        Arc::clone(&self.life)
     }
 
     /// Whether hosts send mail to this pool's manager.
@@ -381,114 +408,75 @@ impl Manager {
     /// # Errors
     /// [`Fatal`]: the process has to end, and with it the lease.
     pub fn stop(mut self) -> std::result::Result<(), Fatal> {
-        if let Some(watch) = self.watch.take() {
-            watch.end();
+        let context = Context::quiet();
+        let settled = self
+            .life()
+            .run(Input::Stop, &mut |step| Ok(self.step(&context, step)?));
+        match settled {
+            Ok(Settled {
+                phase: Phase::Free, ..
+            }) => Ok(()),
+            Ok(settled) => Err(Fatal(why(settled, "the role was not given back"))),
+            Err(failure) => Err(Fatal(failure)),
         }
-        if let Some(files) = self.files.take() {
-            files.close(self.master.as_ref()).map_err(Fatal)?;
-        }
-        if let Err(failure) = self.write_role(-1) {
-            // Historic keys; the lease itself says that the role is free.
-            tracing::warn!(%failure, "role not written back to the master's metadata");
-        }
-        self.authority.give_back().map_err(Fatal)
     }
+}
+
+/// Gives a manager's lease back.
+///
+/// # Errors
+/// The outcome is not known, or something that was run under it may still write.
+pub(super) fn give_back(authority: &PoolAuthority) -> Result<()> {
+    let left = left_writing();
+    if left > 0 {
+        return Err(Failure::new(
+            FailureKind::InUse,
+            format!("{left} processes were killed and have not ended: they may still write"),
+        ));
+    }
+    authority.give_back()
+}
+
+/// What became of a role that is not there.
+pub(crate) fn not_there(settled: Settled, otherwise: &str) -> StartError {
+    let ends = settled.phase == Phase::Killing;
+    let failure = why(settled, otherwise);
+    if ends {
+        StartError::Fatal(Fatal(failure))
+    } else {
+        StartError::Refused(failure)
+    }
+}
+
+fn why(settled: Settled, otherwise: &str) -> Failure {
+    let unknown = || Failure::new(FailureKind::Timeout, format!("{otherwise} in time"));
+    settled.failure.unwrap_or_else(unknown)
+}
+
+/// Tells how far a start is.
+fn tell(context: &Context, step: Step) {
+    let steps = u64::try_from(Step::START.len()).unwrap_or(u64::MAX);
+    let words = match step {
+        Step::JoinLockspace => "joining the master's lockspace",
+        Step::TakeLease => "taking the lease",
+        Step::WriteRole => "writing the role into the master",
+        Step::DemoteFormer => "looking for former masters",
+        Step::UpgradeDomains => "upgrading domains",
+        Step::MountMaster => "opening the master's files",
+        Step::ClearHalfMade => "removing what is half-made",
+        Step::StartMail => "preparing the mailboxes",
+        Step::AllowWrites => "manager of the pool",
+        _ => "giving the role back",
+    };
+    let turn = Step::START.iter().position(|one| *one == step);
+    let done = turn.and_then(|turn| u64::try_from(turn).ok());
+    context.tell(done.unwrap_or(steps), steps, words);
 }
 
 /// Metadata of domains; those that cannot be read, or not in time, are left out.
 pub(crate) fn metadata_of(domains: &[Arc<dyn Domain>]) -> Vec<DomainMetadata> {
     let read = each(domains.to_vec(), BESIDE, |domain| domain.metadata().ok());
     read.into_iter().flatten().collect()
-}
-
-/// Steps that progress counts.
-const STEPS: u64 = 6;
-
-/// Asks for the lease all the time.
-#[derive(Debug)]
-pub(super) struct Watch {
-    ended: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start(authority: PoolAuthority, period: Duration, on_lost: OnLost) -> Result<Self> {
-        let ended: Arc<(Mutex<bool>, Condvar)> = Arc::default();
-        let mine = Arc::clone(&ended);
-        let thread = std::thread::Builder::new()
-            .name("lease watch".to_owned())
-            .spawn(move || watch(&authority, period, &on_lost, &mine))
-            .map_err(|error| {
-                Failure::new(
-                    FailureKind::Failed,
-                    format!("thread for the lease: {error}"),
-                )
-            })?;
-        Ok(Self {
-            ended,
-            thread: Some(thread),
-        })
-    }
-
-    /// Ends it; returns when it has.
-    pub(super) fn end(mut self) {
-        self.tell();
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
-    }
-
-    fn tell(&self) {
-        *self.ended.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.ended.1.notify_all();
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.tell();
-    }
-}
-
-fn watch(
-    authority: &PoolAuthority,
-    period: Duration,
-    on_lost: &OnLost,
-    ended: &(Mutex<bool>, Condvar),
-) {
-    let mut doubts = 0;
-    let lost = AtomicBool::new(false);
-    loop {
-        let guard = ended.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (guard, _) = ended
-            .1
-            .wait_timeout_while(guard, period, |ended| !*ended)
-            .unwrap_or_else(PoisonError::into_inner);
-        if *guard {
-            return;
-        }
-        drop(guard);
-        let held = authority.master();
-        let why = match held.check_now() {
-            Ok(()) => {
-                doubts = 0;
-                continue;
-            }
-            Err(failure) if held.surely_lost() => failure.to_string(),
-            Err(failure) => {
-                doubts += 1;
-                tracing::warn!(%failure, doubts, "lease not confirmed");
-                if doubts <= DOUBTS_MAX {
-                    continue;
-                }
-                format!("{failure} ({doubts} times in a row)")
-            }
-        };
-        if !lost.swap(true, Ordering::Relaxed) {
-            on_lost(&why);
-        }
-        return;
-    }
 }
 
 /// The lease of a domain, for what the manager does outside the pool.

@@ -8,11 +8,11 @@ use disk_format::vdsm::uuid::{DomainId, VolumeId};
 use mailbox::{Batch, Committed};
 
 use super::PoolAuthority;
-use crate::command::given_up;
+use crate::command::left_writing;
 use crate::domain::Domain;
 use crate::job::Context;
 use crate::mail::{MailPlace, ManagerMail};
-use crate::pool::{Manager, OnLost};
+use crate::pool::Manager;
 
 /// Bytes of a MiB.
 pub(super) const MIB: u64 = 1 << 20;
@@ -22,7 +22,6 @@ pub(super) struct Desk {
     state: Mutex<Known>,
     /// Opens a block domain of the pool that was connected after the role was taken.
     adopt: Adopt,
-    on_lost: OnLost,
 }
 
 /// The right to commit, and the domains it covers.
@@ -33,11 +32,10 @@ pub(super) type Adopt = Box<dyn Fn(DomainId) -> Option<Arc<dyn Domain>> + Send +
 
 impl Desk {
     /// Of a manager as it is now.
-    pub(super) fn of(manager: &Manager, adopt: Adopt, on_lost: OnLost) -> Arc<Self> {
+    pub(super) fn of(manager: &Manager, adopt: Adopt) -> Arc<Self> {
         let desk = Arc::new(Self {
             state: Mutex::new((manager.authority().clone(), BTreeMap::new())),
             adopt,
-            on_lost,
         });
         desk.fill(manager);
         desk
@@ -80,6 +78,7 @@ impl Desk {
             .iter()
             .map(|extend| (extend.volume, u64::from(extend.size_mib) * MIB))
             .collect();
+        let before = left_writing();
         match domain.extend_many(&Context::quiet(), &authority, &requests) {
             Ok(results) => results
                 .into_iter()
@@ -96,10 +95,11 @@ impl Desk {
                     }
                 })
                 .collect(),
-            Err(failure) if failure.kind == FailureKind::Timeout && given_up() > 0 => {
+            Err(failure) if left_writing() > before => {
                 // What hangs in the kernel may still write. It keeps the lease, by
                 // the connection it inherited, and nobody may write beside it.
-                (self.on_lost)(&format!("a commit hangs: {failure}"));
+                tracing::error!(domain = %batch.domain, %failure, "a commit hangs");
+                authority.hangs();
                 Vec::new()
             }
             Err(failure) => {

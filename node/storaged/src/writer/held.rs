@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::uuid::DomainId;
+use mailbox::role::LeaseView;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
 use sanlock_client::{Code, Error, Registered, Resource};
@@ -16,6 +18,7 @@ use super::cluster::{ANSWER, Cluster, told};
 use super::lock::LockPlace;
 use crate::authority::Authority;
 use crate::job::Result;
+use crate::pool::Life;
 
 /// For how long the lease daemon's word is taken without asking again. Far
 /// below the time it leaves a process that lost its lease (half of 8 × its
@@ -40,8 +43,8 @@ enum Grip {
         socket: OwnedFd,
         state: Mutex<State>,
     },
-    /// A lock on a file of this host.
-    Lock(File),
+    /// A lock on a file of this host, and whether it is locked.
+    Lock(File, AtomicBool),
 }
 
 #[derive(Debug)]
@@ -76,27 +79,45 @@ impl Held {
 
     /// Locks a domain of this host alone.
     pub(super) fn local(place: &LockPlace) -> Result<Self> {
-        let failed = |error: std::io::Error, kind| {
-            Failure::new(
-                kind,
-                format!(
-                    "domain {}: lock on {}: {error}",
-                    place.domain,
-                    place.ids.display()
-                ),
-            )
-        };
+        let held = Self::unlocked(place)?;
+        held.lock()?;
+        Ok(held)
+    }
+
+    /// For a domain of this host alone, not locked yet.
+    pub(super) fn unlocked(place: &LockPlace) -> Result<Self> {
         let file = File::options()
             .read(true)
             .write(true)
             .open(&place.ids)
-            .map_err(|error| failed(error, FailureKind::Io))?;
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|error| failed(error.into(), FailureKind::InUse))?;
+            .map_err(|error| lock_failed(place, &error, FailureKind::Io))?;
         Ok(Self {
             place: place.clone(),
-            grip: Grip::Lock(file),
+            grip: Grip::Lock(file, AtomicBool::new(false)),
         })
+    }
+
+    /// Locks a domain of this host alone; a lease of the lease daemon needs
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`FailureKind::InUse`]: another process has it.
+    pub(super) fn lock(&self) -> Result<()> {
+        let Grip::Lock(file, locked) = &self.grip else {
+            return Ok(());
+        };
+        rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| lock_failed(&self.place, &error.into(), FailureKind::InUse))?;
+        locked.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Whether the lease daemon has hung up: it holds nothing for us any more.
+    pub(super) fn is_cut_off(&self) -> bool {
+        match &self.grip {
+            Grip::Lease { socket, .. } => hung_up(socket),
+            Grip::Lock(..) => false,
+        }
     }
 
     /// Takes the lease on the registered connection.
@@ -118,8 +139,13 @@ impl Held {
 
     /// Gives the lease back on the connection, which stays registered.
     pub(super) fn let_go(&self) -> Result<()> {
-        let Grip::Lease { lease, state, .. } = &self.grip else {
-            return Ok(());
+        let (lease, state) = match &self.grip {
+            Grip::Lease { lease, state, .. } => (lease, state),
+            Grip::Lock(file, locked) => {
+                locked.store(false, Ordering::SeqCst);
+                return rustix::fs::flock(file, FlockOperation::Unlock)
+                    .map_err(|error| lock_failed(&self.place, &error.into(), FailureKind::Failed));
+            }
         };
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         state.asked = None;
@@ -169,25 +195,14 @@ impl Held {
     /// # Errors
     /// [`FailureKind::LeaseNotHeld`], also when the daemon does not answer.
     pub fn check(&self) -> Result<()> {
-        self.check_within(FRESH)
-    }
-
-    /// Asks the daemon, whatever it said before.
-    ///
-    /// # Errors
-    /// As [`Self::check`].
-    pub fn check_now(&self) -> Result<()> {
-        self.check_within(Duration::ZERO)
-    }
-
-    fn check_within(&self, fresh: Duration) -> Result<()> {
-        let Grip::Lease {
-            lease,
-            socket,
-            state,
-        } = &self.grip
-        else {
-            return Ok(());
+        let (lease, socket, state) = match &self.grip {
+            Grip::Lease {
+                lease,
+                socket,
+                state,
+            } => (lease, socket, state),
+            Grip::Lock(_, locked) if locked.load(Ordering::SeqCst) => return Ok(()),
+            Grip::Lock(..) => return Err(self.lost(&"given back")),
         };
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(asked) = state.asked else {
@@ -196,7 +211,7 @@ impl Held {
         if hung_up(socket) {
             return Err(self.lost(&"the lease daemon hung up"));
         }
-        if !fresh.is_zero() && asked.elapsed() <= fresh {
+        if asked.elapsed() <= FRESH {
             return Ok(());
         }
         // The answer is as old as the question.
@@ -211,19 +226,35 @@ impl Held {
         }
     }
 
-    /// Whether the daemon says, without doubt, that it is not held.
-    #[must_use]
-    pub fn surely_lost(&self) -> bool {
+    /// Asks the daemon, whatever it said before: what the role's core makes of
+    /// its answer, and the answer when it is not a yes.
+    pub(crate) fn view(&self) -> (LeaseView, Option<String>) {
         let Grip::Lease {
             lease,
             socket,
             state,
         } = &self.grip
         else {
-            return false;
+            return (LeaseView::Held, None);
         };
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        hung_up(socket) || matches!(state.registered.holds(lease, ANSWER), Ok(false))
+        let told = |why: &dyn std::fmt::Display| Some(self.lost(why).message);
+        if state.asked.is_none() {
+            return (LeaseView::NotHeld, told(&"given back"));
+        }
+        if hung_up(socket) {
+            return (LeaseView::NotHeld, told(&"the lease daemon hung up"));
+        }
+        let now = Instant::now();
+        match state.registered.holds(lease, ANSWER) {
+            Ok(true) => {
+                state.asked = Some(now);
+                (LeaseView::Held, None)
+            }
+            Ok(false) => (LeaseView::NotHeld, told(&"the lease daemon says so")),
+            Err(error) if hung_up(socket) => (LeaseView::NotHeld, told(&error)),
+            Err(error) => (LeaseView::Unknown, told(&error)),
+        }
     }
 
     /// Gives it back, and makes sure that it is.
@@ -239,7 +270,7 @@ impl Held {
     pub fn registration(&self) -> BorrowedFd<'_> {
         match &self.grip {
             Grip::Lease { socket, .. } => socket.as_fd(),
-            Grip::Lock(file) => file.as_fd(),
+            Grip::Lock(file, _) => file.as_fd(),
         }
     }
 
@@ -275,11 +306,13 @@ impl Authority for Held {
 }
 
 /// The pool manager's right: the master's `SDM` lease covers every domain of
-/// the pool.
+/// the pool, as long as the role's core permits it.
 #[derive(Debug, Clone)]
 pub struct PoolAuthority {
     master: Arc<Held>,
     members: Arc<RwLock<BTreeSet<DomainId>>>,
+    /// None where the lease is held for one change, without the role.
+    life: Option<Life>,
 }
 
 impl PoolAuthority {
@@ -290,6 +323,17 @@ impl PoolAuthority {
         Self {
             master: Arc::new(master),
             members: Arc::new(RwLock::new(members.into_iter().chain([domain]).collect())),
+            life: None,
+        }
+    }
+
+    /// The same while the role's core permits it; the core asks for this lease
+    /// from now on.
+    pub(crate) fn under(self, life: &Life) -> Self {
+        life.watch(Arc::clone(&self.master));
+        Self {
+            life: Some(life.clone()),
+            ..self
         }
     }
 
@@ -303,7 +347,18 @@ impl PoolAuthority {
             .iter()
             .copied()
             .collect();
-        Self::new(master, members)
+        let moved = Self::new(master, members);
+        match &self.life {
+            Some(life) => moved.under(life),
+            None => moved,
+        }
+    }
+
+    /// What was run under this right does not end, and may still write.
+    pub(crate) fn hangs(&self) {
+        if let Some(life) = &self.life {
+            life.commit_hangs();
+        }
     }
 
     /// The master's lease.
@@ -326,12 +381,6 @@ impl PoolAuthority {
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&domain);
-    }
-
-    /// The lease, when nobody else uses this authority any more.
-    #[must_use]
-    pub fn into_master(self) -> Option<Held> {
-        Arc::into_inner(self.master)
     }
 
     /// Gives the master's lease back although others still know of it: their
@@ -358,12 +407,33 @@ impl Authority for PoolAuthority {
                 format!("domain {domain}: not one of the pool this host manages"),
             ));
         }
-        self.master.check()
+        if self.life.as_ref().is_some_and(|life| !life.permits()) {
+            return Err(Failure::new(
+                FailureKind::LeaseNotHeld,
+                format!("domain {domain}: this host's role in the pool has ended"),
+            ));
+        }
+        self.master.check().inspect_err(|_| {
+            if let Some(life) = &self.life {
+                life.doubt();
+            }
+        })
     }
 
     fn registration(&self) -> Option<BorrowedFd<'_>> {
         Some(self.master.registration())
     }
+}
+
+fn lock_failed(place: &LockPlace, error: &std::io::Error, kind: FailureKind) -> Failure {
+    Failure::new(
+        kind,
+        format!(
+            "domain {}: lock on {}: {error}",
+            place.domain,
+            place.ids.display()
+        ),
+    )
 }
 
 fn hung_up(socket: &OwnedFd) -> bool {

@@ -15,6 +15,7 @@ use disk_format::vdsm::version::DomainVersion;
 use super::roles::{Roles, id, pool_id, version, wrong};
 use super::{Cluster, Commits, LockPlace};
 use crate::authority::Authority;
+use crate::command::left_writing;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
 use crate::pool::{self, Directory, NewPool};
@@ -144,10 +145,12 @@ impl Roles {
     ) -> Result<T> {
         let place = LockPlace::of(domain)?;
         cluster.join(&place, COMMIT_PATIENCE)?;
-        let commits = Commits::new(cluster, &place, COMMIT_PATIENCE, context)?;
+        let lease = self.domain_lease(cluster, &place)?;
+        let commits = Commits::on(&lease, COMMIT_PATIENCE, context);
+        let before = left_writing();
         let done = change(&commits);
-        if let Err(failure) = commits.finish() {
-            (self.on_lost)(&failure.message);
+        if left_writing() > before {
+            lease.hangs();
         }
         done
     }
@@ -173,7 +176,7 @@ impl Roles {
         })?;
         if let Some(role) = self.role().as_mut() {
             role.manager.add(Arc::clone(&target));
-            role.desk.fill(&role.manager);
+            role.refill();
         }
         Ok(Answer::Pool(listed(&directory)))
     }
@@ -204,7 +207,7 @@ impl Roles {
         })?;
         if let Some(role) = self.role().as_mut() {
             role.manager.remove(target.id());
-            role.desk.fill(&role.manager);
+            role.refill();
         }
         Ok(Answer::Pool(listed(&directory)))
     }
@@ -241,7 +244,7 @@ impl Roles {
             let domain = self.open(context, place)?;
             if let Some(role) = self.role().as_mut() {
                 role.manager.add(domain);
-                role.desk.fill(&role.manager);
+                role.refill();
             }
         }
         Ok(Answer::Pool(listed(&directory)))

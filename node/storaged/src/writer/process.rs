@@ -7,14 +7,14 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use control::storage::{Answer, Failure, FailureKind};
+use control::storage::Answer;
 use linux::process::{Notice, Signals};
 use rustix::process::Signal;
 
-use super::roles::Roles;
+use super::roles::{GATE, Roles};
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
@@ -22,10 +22,6 @@ use crate::worker::frame::{Reader, Word};
 use crate::worker::serve::{self, Mouth, Worker};
 use crate::worker::work::{Place, Settings, Work};
 
-/// How long a job may keep the role from being given back.
-const GATE: Duration = Duration::from_secs(60);
-/// Between two looks whether it is free.
-const LOOK: Duration = Duration::from_millis(50);
 /// How long an orderly end may take after SIGTERM: the lease daemon leaves more.
 const END: Duration = Duration::from_secs(15);
 
@@ -76,7 +72,6 @@ pub fn run(stream: UnixStream, parts: Parts) -> io::Result<()> {
     };
     let writer = Arc::new(Writer {
         roles: Roles::new(settings, parts, lost),
-        gate: RwLock::new(()),
         membership: Mutex::new(()),
         mouth: mouth.clone(),
     });
@@ -131,41 +126,12 @@ fn die(why: &str) {
 
 struct Writer {
     roles: Roles,
-    /// Jobs hold it shared; who changes the role has it alone.
-    gate: RwLock<()>,
     /// One change of the pool's membership at a time.
     membership: Mutex<()>,
     mouth: Mouth,
 }
 
 impl Writer {
-    fn shared(&self) -> RwLockReadGuard<'_, ()> {
-        self.gate.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The gate alone, or why not.
-    fn alone(&self, context: &Context, within: Duration) -> Result<RwLockWriteGuard<'_, ()>> {
-        let start = Instant::now();
-        loop {
-            match self.gate.try_write() {
-                Ok(guard) => return Ok(guard),
-                Err(std::sync::TryLockError::Poisoned(poisoned)) => {
-                    return Ok(poisoned.into_inner());
-                }
-                Err(std::sync::TryLockError::WouldBlock) => {}
-            }
-            context.go_on()?;
-            if start.elapsed() >= within {
-                return Err(Failure::new(
-                    FailureKind::InUse,
-                    "manager: work is under way; wait for it, or cancel it \
-                     (nodectl task list shows it)",
-                ));
-            }
-            std::thread::park_timeout(LOOK);
-        }
-    }
-
     fn one_member(&self) -> MutexGuard<'_, ()> {
         self.membership
             .lock()
@@ -176,12 +142,17 @@ impl Writer {
     fn end(&self, why: &str) {
         let quiet = Context::quiet();
         // Whoever still works keeps the gate; its children keep the lease.
-        let Ok(_gate) = self.alone(&quiet, Duration::ZERO) else {
+        let busy = || {
             self.mouth.say(&Word::Lost {
                 reason: format!("{why}, with work under way"),
             });
-            return die(why);
+            die(why);
         };
+        let Ok(gate) = self.roles.alone(&quiet, Duration::ZERO) else {
+            return busy();
+        };
+        // A job that slips in now is found by the step that forbids them.
+        drop(gate);
         if self.roles.is_manager() {
             let late = Instant::now() + END;
             let watchdog = std::thread::Builder::new()
@@ -195,8 +166,9 @@ impl Writer {
             if watchdog.is_err() {
                 return die(why);
             }
-            if let Err(failure) = self.roles.stop() {
-                die(&failure.message);
+            if let Err(failure) = self.roles.stop(&quiet, Duration::ZERO) {
+                tracing::error!(%failure, "role not given back");
+                return busy();
             }
         }
         std::process::exit(0);
@@ -206,33 +178,24 @@ impl Writer {
 impl Worker for Writer {
     fn work(&self, work: &Work, context: &Context) -> Result<Answer> {
         match work {
-            Work::StartSpm { pool } => {
-                let _gate = self.alone(context, GATE)?;
-                self.roles.start(context, pool)
-            }
-            Work::StopSpm => {
-                let _gate = self.alone(context, GATE)?;
-                self.roles.stop()
-            }
-            Work::MigrateMaster { target, .. } => {
-                let _gate = self.alone(context, GATE)?;
-                self.roles.migrate(context, target)
-            }
+            Work::StartSpm { pool } => self.roles.start(context, pool),
+            Work::StopSpm => self.roles.stop(context, GATE),
+            Work::MigrateMaster { target, .. } => self.roles.migrate(context, target),
             Work::CreatePool { pool } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 self.roles.create_pool(context, pool)
             }
             Work::Reconstruct { pool } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 self.roles.reconstruct(context, pool)
             }
             Work::Attach { pool, place } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 let _one = self.one_member();
                 self.roles.attach(context, pool, place)
             }
             Work::Detach { pool, place, force } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 let _one = self.one_member();
                 self.roles.detach(context, pool, place, *force)
             }
@@ -241,26 +204,26 @@ impl Worker for Writer {
                 place,
                 active,
             } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 let _one = self.one_member();
                 self.roles.set_status(context, pool, place, *active)
             }
             Work::Upgrade { place, version } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 self.roles.upgrade(context, place, *version)
             }
             Work::UpgradePool { places, version } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 crate::worker::upgrade::each(context, places, |place| {
                     self.roles.upgrade(context, place, *version)
                 })
             }
             Work::Extend { place, items } => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 self.roles.extend(context, place, items)
             }
             other => {
-                let _gate = self.shared();
+                let _gate = self.roles.shared();
                 self.roles.other(context, other)
             }
         }

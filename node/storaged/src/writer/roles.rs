@@ -1,24 +1,33 @@
 //! What a writer does under which right: the pool's role, or a domain's own lease.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError,
+    Weak,
+};
+use std::time::{Duration, Instant};
 
 use control::storage::report::{PoolReport, SpmReport};
 use control::storage::request::VolumeRequest;
 use control::storage::{Answer, Failure, FailureKind};
 use disk_format::vdsm::uuid::{DomainId, PoolId, TaskId, VolumeId};
+use mailbox::role::{Input, Phase, Step};
 use mailbox::{Extend, Outcome};
 
+use super::commits::DomainLease;
 use super::desk::{Desk, MIB, mail};
 use super::membership::listed;
 use super::process::Parts;
 use super::recovery::{self, Cleaning};
-use super::{Cluster, PoolAuthority};
+use super::{Cluster, LockPlace, PoolAuthority};
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
 use crate::mail::ManagerMail;
-use crate::pool::{BESIDE, Directory, Fatal, Manager, Migration, OnLost, Start, StartError, each};
+use crate::pool::{
+    BESIDE, Directory, Fatal, Manager, Migration, OnLost, Settled, Start, StartError, Stumble,
+    each, not_there,
+};
 use crate::task::Store;
 use crate::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Work};
 
@@ -26,6 +35,11 @@ use crate::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Wor
 const TASKS_KEPT: usize = 50;
 /// How long commits under way are waited for before the role is given back.
 const MAIL_STOP: Duration = Duration::from_secs(60);
+/// How long a job may keep the role from being taken, given back or moved; below
+/// the limit of the core's step.
+pub(super) const GATE: Duration = Duration::from_secs(60);
+/// Between two looks whether it is free.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The writer's rights and what it does with them.
 pub(super) struct Roles {
@@ -34,16 +48,35 @@ pub(super) struct Roles {
     pub(super) on_lost: OnLost,
     /// Set while this host is the pool's manager.
     role: Mutex<Option<Role>>,
+    /// Jobs hold it shared; who changes the role has it alone.
+    gate: RwLock<()>,
+    /// Domains' own leases that jobs are using.
+    leases: Mutex<BTreeMap<DomainId, Weak<DomainLease>>>,
 }
 
 /// The pool's role and what goes with it.
 pub(super) struct Role {
     pub(super) manager: Manager,
-    pub(super) mail: Option<Arc<ManagerMail>>,
+    beside: Beside,
+}
+
+impl Role {
+    /// Brings what goes with the role up to the manager's domains.
+    pub(super) fn refill(&self) {
+        if let Some(desk) = &self.beside.desk {
+            desk.fill(&self.manager);
+        }
+    }
+}
+
+/// What goes with the role in this process.
+#[derive(Default)]
+struct Beside {
+    mail: Option<Arc<ManagerMail>>,
     /// What commits of the mail are done with.
-    pub(super) desk: Arc<Desk>,
+    desk: Option<Arc<Desk>>,
     /// What the manager before left, being put in order.
-    pub(super) cleaning: Option<Cleaning>,
+    cleaning: Option<Cleaning>,
 }
 
 impl Roles {
@@ -53,6 +86,54 @@ impl Roles {
             parts,
             on_lost,
             role: Mutex::new(None),
+            gate: RwLock::new(()),
+            leases: Mutex::default(),
+        }
+    }
+
+    /// A domain's own lease, which all jobs of this process share.
+    pub(super) fn domain_lease(
+        &self,
+        cluster: &Cluster,
+        place: &LockPlace,
+    ) -> Result<Arc<DomainLease>> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = leases.get(&place.domain).and_then(Weak::upgrade);
+        if let Some(lease) = used.filter(|lease| lease.place() == place) {
+            return Ok(lease);
+        }
+        let lease = Arc::new(DomainLease::new(cluster, place, Arc::clone(&self.on_lost))?);
+        leases.insert(place.domain, Arc::downgrade(&lease));
+        Ok(lease)
+    }
+
+    /// The gate for a job.
+    pub(super) fn shared(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gate alone, or why not.
+    pub(super) fn alone(
+        &self,
+        context: &Context,
+        within: Duration,
+    ) -> Result<RwLockWriteGuard<'_, ()>> {
+        let start = Instant::now();
+        loop {
+            match self.gate.try_write() {
+                Ok(guard) => return Ok(guard),
+                Err(TryLockError::Poisoned(poisoned)) => return Ok(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            context.go_on()?;
+            if start.elapsed() >= within {
+                return Err(Failure::new(
+                    FailureKind::InUse,
+                    "manager: work is under way; wait for it, or cancel it \
+                     (nodectl task list shows it)",
+                ));
+            }
+            std::thread::park_timeout(LOOK);
         }
     }
 
@@ -113,35 +194,68 @@ impl Roles {
     // --- The role ---
 
     pub(super) fn start(&self, context: &Context, pool: &PoolContext) -> Result<Answer> {
+        // Until it is published below, nobody else has the right to anything.
+        let _gate = self.alone(context, GATE)?;
         if self.is_manager() {
             return Err(wrong("this host is the pool's manager already"));
         }
         let master = self.open(context, &pool.master)?;
         let others = self.others(context, pool);
-        let started = Manager::start(
-            context,
-            Start {
-                cluster: self.cluster(pool.host_id)?,
-                pool: pool_id(pool)?,
-                master,
-                others,
-                expected_version: version(pool.master_version)?,
-                upgrade: None,
-                on_lost: Arc::clone(&self.on_lost),
-            },
-        );
+        let start = Start {
+            cluster: self.cluster(pool.host_id)?,
+            pool: pool_id(pool)?,
+            master,
+            others,
+            expected_version: version(pool.master_version)?,
+            upgrade: None,
+            on_lost: Arc::clone(&self.on_lost),
+        };
+        let mut beside = Beside::default();
+        let started = Manager::start_with(context, start, &mut |manager, step| {
+            self.step(context, manager, &mut beside, step)
+        });
         let manager = started.map_err(|error| self.end(error))?;
-        // Before anybody makes anything: what is half-made now is nobody's.
-        recovery::remove_half_made(context, &manager);
-        let mut role = self.with_mail(manager)?;
-        role.cleaning = Cleaning::start(&role.manager, &self.settings);
+        let role = Role { manager, beside };
         let report = report(&role);
         *self.role() = Some(role);
         Ok(Answer::Spm(report))
     }
 
-    /// Starts the mail of a manager. Its failure gives the role back.
-    fn with_mail(&self, manager: Manager) -> Result<Role> {
+    /// What a step does in this process besides the manager's own part.
+    fn step(
+        &self,
+        context: &Context,
+        manager: &Manager,
+        beside: &mut Beside,
+        step: Step,
+    ) -> std::result::Result<(), Stumble> {
+        match step {
+            // Before anybody makes anything: what is half-made now is nobody's.
+            Step::ClearHalfMade => recovery::remove_half_made(context, manager),
+            Step::StartMail => self.start_mail(manager, beside)?,
+            Step::RecoverTasks => {
+                beside.cleaning = Cleaning::start(manager, &self.settings);
+            }
+            Step::EndRecovery => {
+                if let Some(cleaning) = beside.cleaning.take() {
+                    cleaning.end();
+                }
+            }
+            Step::StopMail => {
+                if let Some(mail) = beside.mail.take()
+                    && !mail.stop(MAIL_STOP)
+                {
+                    let failure = Failure::new(FailureKind::Timeout, "commits do not end");
+                    return Err(Stumble::fatal(failure));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Starts the mail of a manager, on its present master.
+    fn start_mail(&self, manager: &Manager, beside: &mut Beside) -> Result<()> {
         let (parts, settings, pool) = (self.parts.clone(), self.settings.clone(), manager.pool());
         let adopt = move |id: DomainId| {
             // Only block domains have mail, and their name is all that is needed.
@@ -154,22 +268,24 @@ impl Roles {
                 .ok()
                 .filter(|domain| is_member(domain.as_ref(), pool))
         };
-        let desk = Desk::of(&manager, Box::new(adopt), Arc::clone(&self.on_lost));
-        match mail(&manager, &desk) {
-            Ok(mail) => Ok(Role {
-                manager,
-                mail: Some(Arc::new(mail)),
-                desk,
-                cleaning: None,
-            }),
-            Err(error) => {
-                let failure = Failure::new(FailureKind::Failed, format!("mailbox: {error}"));
-                match manager.stop() {
-                    Ok(()) => Err(failure),
-                    Err(fatal) => Err(self.end(StartError::Fatal(fatal))),
-                }
+        let desk = beside
+            .desk
+            .get_or_insert_with(|| Desk::of(manager, Box::new(adopt)));
+        desk.fill(manager);
+        let mail = mail(manager, desk)
+            .map(Arc::new)
+            .map_err(|error| Failure::new(FailureKind::Failed, format!("mailbox: {error}")))?;
+        let dropped = Arc::downgrade(&mail);
+        let serves = manager.life().set_mail(move || {
+            if let Some(mail) = dropped.upgrade() {
+                mail.lease_lost();
             }
+        });
+        if !serves {
+            return Err(wrong("the role ended while its mail was started"));
         }
+        beside.mail = Some(mail);
+        Ok(())
     }
 
     /// Ends the process when only that helps.
@@ -183,21 +299,47 @@ impl Roles {
         }
     }
 
-    pub(super) fn stop(&self) -> Result<Answer> {
-        let Some(mut role) = self.role().take() else {
+    /// Gives the core an order that ends or interrupts service. Jobs are waited
+    /// for up to `patience`; then the role is out of sight of others, in `taken`,
+    /// with the gate, until the caller lets it be seen again.
+    fn order<'a>(
+        &'a self,
+        context: &Context,
+        order: Input,
+        patience: Duration,
+        taken: &mut Option<(RwLockWriteGuard<'a, ()>, Role)>,
+        own: &mut dyn FnMut(&mut Manager, Step) -> std::result::Result<(), Stumble>,
+    ) -> Result<Settled> {
+        let life = self.role().as_ref().map(|role| role.manager.life());
+        let Some(life) = life else {
             return Err(wrong("this host is not the pool's manager"));
         };
-        if let Some(cleaning) = role.cleaning.take() {
-            cleaning.end();
+        life.run(order, &mut |step| {
+            if step == Step::ForbidWrites {
+                let gate = self.alone(context, patience)?;
+                let role = self.role().take();
+                *taken = role.map(|role| (gate, role));
+                return Ok(());
+            }
+            if let Some((_, role)) = taken {
+                role.manager.step(context, step)?;
+                self.step(context, &role.manager, &mut role.beside, step)?;
+                own(&mut role.manager, step)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Gives the role back; jobs under way are waited for up to `patience`, and
+    /// then it goes on.
+    pub(super) fn stop(&self, context: &Context, patience: Duration) -> Result<Answer> {
+        let mut taken = None;
+        let settled = self.order(context, Input::Stop, patience, &mut taken, &mut |_, _| {
+            Ok(())
+        })?;
+        if settled.phase != Phase::Free {
+            return Err(self.end(not_there(settled, "the role was not given back")));
         }
-        if let Some(mail) = role.mail.take()
-            && !mail.stop(MAIL_STOP)
-        {
-            (self.on_lost)("commits do not end");
-        }
-        role.manager
-            .stop()
-            .map_err(|fatal| self.end(StartError::Fatal(fatal)))?;
         Ok(Answer::Spm(SpmReport {
             state: "free".to_owned(),
             ..SpmReport::default()
@@ -207,38 +349,40 @@ impl Roles {
     pub(super) fn migrate(&self, context: &Context, target: &Place) -> Result<Answer> {
         let target_id = id(&target.domain)?;
         let target = self.domain(context, target)?;
-        let mut guard = self.role();
-        let Some(mut role) = guard.take() else {
-            return Err(wrong("this host is not the pool's manager"));
+        let mut taken = None;
+        let mut to_new = |manager: &mut Manager, step: Step| {
+            if step != Step::MoveMaster {
+                return Ok(());
+            }
+            manager.add(Arc::clone(&target));
+            Migration::new(manager, target_id, None)
+                .map_err(StartError::Refused)
+                .and_then(|migration| migration.run(context))
+                .map_err(|error| match error {
+                    StartError::Refused(failure) => Stumble::from(failure),
+                    StartError::Fatal(Fatal(failure)) => Stumble::fatal(failure),
+                })
         };
-        if let Some(cleaning) = role.cleaning.take() {
-            cleaning.end();
+        let settled = self.order(context, Input::Move, GATE, &mut taken, &mut to_new)?;
+        if settled.phase != Phase::Serving {
+            return Err(self.end(not_there(settled, "the master was not moved")));
         }
-        if let Some(mail) = role.mail.take()
-            && !mail.stop(MAIL_STOP)
-        {
-            (self.on_lost)("commits do not end");
+        // Whatever came of it, the manager goes on, on the master there is now.
+        let directory = match taken {
+            Some((gate, role)) => {
+                let directory = role.manager.directory();
+                let report = directory.map(|directory| pool_report(&role.manager, &directory));
+                *self.role() = Some(role);
+                drop(gate);
+                Some(report)
+            }
+            None => None,
+        };
+        match (settled.failure, directory) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(report)) => Ok(Answer::Pool(report?)),
+            (None, None) => Err(wrong("this host is not the pool's manager")),
         }
-        role.manager.add(target);
-        let moved = Migration::new(&mut role.manager, target_id, None)
-            .map_err(StartError::Refused)
-            .and_then(|migration| migration.run(context));
-        // Whatever came of it, the mail goes on, on the master there is now.
-        let outcome = moved.map_err(|error| self.end(error));
-        role.desk.fill(&role.manager);
-        let started = mail(&role.manager, &role.desk);
-        let lost = started.is_err();
-        role.mail = started.ok().map(Arc::new);
-        role.cleaning = Cleaning::start(&role.manager, &self.settings);
-        let directory = role.manager.directory();
-        let report = directory.map(|directory| pool_report(&role.manager, &directory));
-        *guard = Some(role);
-        drop(guard);
-        if lost {
-            (self.on_lost)("the mailbox of the new master cannot be served");
-        }
-        outcome?;
-        Ok(Answer::Pool(report?))
     }
 
     /// Lets the manager know of a domain of the pool that was connected after it
@@ -257,7 +401,7 @@ impl Roles {
             && let Some(role) = self.role().as_mut()
         {
             role.manager.add(domain);
-            role.desk.fill(&role.manager);
+            role.refill();
         }
         Ok(())
     }
@@ -280,7 +424,10 @@ impl Roles {
         items: &[ExtendItem],
     ) -> Result<Answer> {
         let domain_id = id(&place.domain)?;
-        let mail = self.role().as_ref().and_then(|role| role.mail.clone());
+        let mail = self
+            .role()
+            .as_ref()
+            .and_then(|role| role.beside.mail.clone());
         let wanted = items
             .iter()
             .map(|item| Ok((volume_id(&item.volume.volume)?, item.size_bytes)))
@@ -421,6 +568,7 @@ fn changed(work: &Work) -> Option<&Place> {
     match work {
         Work::Volume { place, target, .. } => Some(target.as_ref().unwrap_or(place)),
         Work::Lease { place, .. }
+        | Work::Ovf { place, .. }
         | Work::ExtendDomain { place, .. }
         | Work::Grow { place, .. }
         | Work::Reduce { place, .. }
@@ -442,7 +590,7 @@ fn report(role: &Role) -> SpmReport {
             .and_then(|lver| i64::try_from(lver).ok()),
         writer_pid: Some(std::process::id()),
         since_ms: u64::try_from(manager.since().elapsed().as_millis()).ok(),
-        extends: role.mail.as_ref().map_or(0, |mail| mail.served()),
+        extends: role.beside.mail.as_ref().map_or(0, |mail| mail.served()),
         ..SpmReport::default()
     }
 }

@@ -4,9 +4,13 @@
 //!          a change          taken               no more changes, or 2 s     done
 //!   Idle ───────────▶ Taking ──────▶ Holding ──────────────────────▶ Releasing ──▶ Idle
 //!    ▲                  │ busy: pause  │ lease lost, change without an end │ failed
-//!    │                  └──▶ Idle      ▼                                   │
-//!    └────────── writer gone ────── Killing ◀──────────────────────────────┘
+//!    └──────────────────┤              ▼                                   │
+//!                       └──────────▶ Killing ◀────────────────────────────┘
+//!                     unknown
 //! ```
+//!
+//! It lives in the domain's writer, the process that holds the lease and changes
+//! the domain. Killing is the end of that process and of all its children.
 
 use std::collections::VecDeque;
 
@@ -16,11 +20,10 @@ use crate::desk::sooner;
 use crate::random::Random;
 use crate::seam::RequestId;
 
-/// The lease is kept for so long after a change, in case another one follows.
-pub const LINGER_MS: u64 = 50;
-/// But not longer than this in all: other hosts wait.
+/// The lease is kept for changes that follow each other, but not longer than
+/// this in all: other hosts wait.
 pub const HOLD_MS: u64 = 2_000;
-/// Pause before taking it again after that.
+/// Pause before taking it again.
 pub const YIELD_MS: u64 = 100;
 /// First pause after the lease was found busy; doubles up to [`BUSY_MAX_MS`].
 pub const BUSY_MS: u64 = 20;
@@ -49,16 +52,31 @@ pub enum SdmInput {
         /// Before those that are not.
         urgent: bool,
     },
-    /// The answer to [`SdmEffect::Take`]; `false`: surely not taken.
-    Taken(bool),
+    /// A change is not wanted any more; harmless once it is run.
+    Withdraw(RequestId),
+    /// The answer to [`SdmEffect::Take`].
+    Took(Took),
     /// The change that was run has ended, well or not.
     Ran(RequestId),
-    /// The answer to [`SdmEffect::Release`].
+    /// The answer to [`SdmEffect::Release`]; `false`: it may still be held.
     Released(bool),
-    /// The lease is lost, or cannot be proved held.
+    /// The lease is lost.
     LeaseLost,
-    /// The writer and all its children are gone, whoever ended them.
-    WriterGone,
+    /// The change that is run does not end, and may still write.
+    ChangeHangs,
+}
+
+/// How taking the lease went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Took {
+    /// It is held.
+    Yes,
+    /// Surely not held: somebody else has it.
+    Busy,
+    /// Surely not held, and trying again is of no use.
+    Refused,
+    /// Nobody can tell.
+    Unknown,
 }
 
 /// How a change ended.
@@ -66,10 +84,12 @@ pub enum SdmInput {
 pub enum SdmEnd {
     /// It was run under the lease; it knows itself how that went.
     Ran,
-    /// The writer was killed, or died, in the middle of it.
-    Unknown,
     /// Not begun: the lease could not be taken in time.
     Busy,
+    /// Not begun: the lease cannot be taken.
+    Refused,
+    /// Not begun: it was withdrawn.
+    Withdrawn,
     /// Not begun: too many are waiting.
     Full,
 }
@@ -77,23 +97,23 @@ pub enum SdmEnd {
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SdmEffect {
-    /// Have the writer take the lease.
+    /// Take the lease.
     Take,
     /// Run a change.
     Run(RequestId),
-    /// Have the writer release the lease.
+    /// Release the lease.
     Release,
-    /// Kill the writer and its children.
+    /// End this process and its children.
     KillWriter,
     /// A change has ended.
     Ended(RequestId, SdmEnd),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Phase {
     Idle,
     Taking { since: Monotonic },
-    Holding { since: Monotonic, until: Monotonic },
+    Holding { since: Monotonic },
     Releasing { since: Monotonic },
     Killing,
 }
@@ -143,14 +163,14 @@ impl Sdm {
         match input {
             SdmInput::Tick => {}
             SdmInput::Change { request, urgent } => self.on_change(request, urgent),
-            SdmInput::Taken(taken) => self.on_taken(taken),
+            SdmInput::Withdraw(request) => self.on_withdraw(request),
+            SdmInput::Took(took) => self.on_took(took),
             SdmInput::Ran(request) => self.on_ran(request),
             SdmInput::Released(released) => self.on_released(released),
-            SdmInput::LeaseLost => match self.phase {
-                Phase::Taking { .. } | Phase::Holding { .. } => self.kill(),
-                Phase::Idle | Phase::Releasing { .. } | Phase::Killing => {}
+            SdmInput::LeaseLost | SdmInput::ChangeHangs => match self.phase {
+                Phase::Holding { .. } => self.kill(),
+                Phase::Idle | Phase::Taking { .. } | Phase::Releasing { .. } | Phase::Killing => {}
             },
-            SdmInput::WriterGone => self.on_writer_gone(),
         }
         self.advance();
     }
@@ -160,10 +180,24 @@ impl Sdm {
         self.effects.pop_front()
     }
 
-    /// Whether the lease may be held by this host's writer.
+    /// Whether this change may be made now: it is being run, under the lease.
+    /// Asked right before every write, together with the lease daemon.
+    #[must_use]
+    pub fn permits(&self, request: RequestId) -> bool {
+        let runs = self.running.is_some_and(|(running, _)| running == request);
+        runs && matches!(self.phase, Phase::Holding { .. })
+    }
+
+    /// Whether the lease may be held by this process.
     #[must_use]
     pub fn may_hold(&self) -> bool {
         self.phase != Phase::Idle
+    }
+
+    /// Whether the lease is being given back.
+    #[must_use]
+    pub fn is_releasing(&self) -> bool {
+        matches!(self.phase, Phase::Releasing { .. })
     }
 
     /// When to call [`Self::handle`] with [`SdmInput::Tick`] at the latest.
@@ -175,10 +209,9 @@ impl Sdm {
             Phase::Taking { since } | Phase::Releasing { since } => {
                 Some(since.plus_ms(LEASE_LIMIT_MS))
             }
-            Phase::Holding { until, .. } => Some(match self.running {
-                Some((_, since)) => since.plus_ms(CHANGE_LIMIT_MS),
-                None => until,
-            }),
+            Phase::Holding { .. } => self
+                .running
+                .map(|(_, since)| since.plus_ms(CHANGE_LIMIT_MS)),
             Phase::Killing => None,
         };
         sooner(give_up, phase)
@@ -201,23 +234,37 @@ impl Sdm {
         self.waiting.insert(place, change);
     }
 
-    fn on_taken(&mut self, taken: bool) {
+    fn on_withdraw(&mut self, request: RequestId) {
+        let place = self.waiting.iter().position(|one| one.request == request);
+        if place.is_some_and(|place| self.waiting.remove(place).is_some()) {
+            self.end(request, SdmEnd::Withdrawn);
+        }
+    }
+
+    fn on_took(&mut self, took: Took) {
         let Phase::Taking { .. } = self.phase else {
             return;
         };
-        if taken {
-            self.busy = 0;
-            self.phase = Phase::Holding {
-                since: self.now,
-                until: self.now.plus_ms(LINGER_MS),
-            };
-            return;
+        match took {
+            Took::Yes => {
+                self.busy = 0;
+                self.phase = Phase::Holding { since: self.now };
+            }
+            Took::Busy => {
+                let pause = (BUSY_MS << self.busy.min(10)).min(BUSY_MAX_MS);
+                self.busy += 1;
+                self.phase = Phase::Idle;
+                let jitter = self.random.below(pause / 2 + 1);
+                self.not_before = self.now.plus_ms(pause / 2 + jitter);
+            }
+            Took::Refused => {
+                self.phase = Phase::Idle;
+                for change in std::mem::take(&mut self.waiting) {
+                    self.end(change.request, SdmEnd::Refused);
+                }
+            }
+            Took::Unknown => self.kill(),
         }
-        let pause = (BUSY_MS << self.busy.min(10)).min(BUSY_MAX_MS);
-        self.busy += 1;
-        self.phase = Phase::Idle;
-        let jitter = self.random.below(pause / 2 + 1);
-        self.not_before = self.now.plus_ms(pause / 2 + jitter);
     }
 
     fn on_ran(&mut self, request: RequestId) {
@@ -225,9 +272,6 @@ impl Sdm {
             return;
         }
         self.running = None;
-        if let Phase::Holding { until, .. } = &mut self.phase {
-            *until = self.now.plus_ms(LINGER_MS);
-        }
         self.end(request, SdmEnd::Ran);
     }
 
@@ -236,16 +280,6 @@ impl Sdm {
             if !released {
                 return self.kill();
             }
-            self.phase = Phase::Idle;
-            self.not_before = self.now.plus_ms(YIELD_MS);
-        }
-    }
-
-    fn on_writer_gone(&mut self) {
-        if let Some((request, _)) = self.running.take() {
-            self.end(request, SdmEnd::Unknown);
-        }
-        if self.phase != Phase::Idle {
             self.phase = Phase::Idle;
             self.not_before = self.now.plus_ms(YIELD_MS);
         }
@@ -280,12 +314,12 @@ impl Sdm {
                     self.kill();
                 }
             }
-            Phase::Holding { since, until } => self.hold(since, until),
+            Phase::Holding { since } => self.hold(since),
             Phase::Idle | Phase::Killing => {}
         }
     }
 
-    fn hold(&mut self, since: Monotonic, until: Monotonic) {
+    fn hold(&mut self, since: Monotonic) {
         if let Some((_, begun)) = self.running {
             if self.now >= begun.plus_ms(CHANGE_LIMIT_MS) {
                 self.kill();
@@ -297,9 +331,7 @@ impl Sdm {
             self.running = Some((change.request, self.now));
             return self.effects.push_back(SdmEffect::Run(change.request));
         }
-        if over || self.now >= until {
-            self.phase = Phase::Releasing { since: self.now };
-            self.effects.push_back(SdmEffect::Release);
-        }
+        self.phase = Phase::Releasing { since: self.now };
+        self.effects.push_back(SdmEffect::Release);
     }
 }

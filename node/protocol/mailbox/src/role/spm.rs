@@ -3,44 +3,63 @@
 //! ```text
 //!            Start                    all steps done              Stop
 //!   Free ──────────▶ Starting ─────────────────────▶ Serving ───────────▶ Stopping ──▶ Free
-//!    ▲                  │ a step failed                 │                    │
-//!    │                  ├── lease surely not held ──▶ Free                   │
-//!    │                  └── it may be held ────────────▶│◀── a step failed ──┘
-//!    │                                                  ▼
-//!    └──── CleanUp done ─── Cleaning ◀── writer gone ── Killing
+//!    ▲                  │ a step failed             ▲ │  ▲                  │
+//!    │                  ├── lease surely not held   │ │  └── work goes on ──┤
+//!    └──────────────────┘                  Move ────┘ │                     │
+//!                       │ its outcome is unknown      │ lease lost          │ a step failed
+//!                       └───────────────────────────▶ Killing ◀─────────────┘
 //! ```
 //!
-//! Whatever is not certain ends in Killing: no lease, a step of stopping that
-//! failed, a step without an outcome, a lease daemon that does not answer. The
-//! mail is dropped first, so that nothing is answered that the writer may not
-//! have done.
+//! It lives in the writer: the process that holds the lease and changes
+//! metadata. Whatever is not certain ends in Killing, and with it the process
+//! and all of its children: no lease, a step of stopping that failed, a step
+//! without an outcome, a commit that hangs, a lease daemon that does not answer.
+//! The mail is dropped first, so that nothing is answered that may not have been
+//! done. Nobody comes back from there: the lease goes with the last process.
 
 use std::collections::VecDeque;
 
 use lease::Monotonic;
 
 use super::steps::{Step, StepFailed, StepId};
+use crate::desk::sooner;
 
-/// How often the lease daemon is asked whether the lease is still held.
-pub const ASK_LEASE_MS: u64 = 10_000;
-/// So many times in a row it may fail to answer.
+/// So many times in a row the lease daemon may fail to answer.
 pub const ASK_FAILURES_MAX: u32 = 3;
-/// Killing is ordered again after so long without the writer being gone.
+/// Killing is ordered again after so long.
 const KILL_AGAIN_MS: u64 = 5_000;
-/// Pause before cleaning up is tried again.
-const CLEAN_AGAIN_MS: u64 = 10_000;
+
+/// How often the lease daemon is asked whether the lease is still held, ms:
+/// every `io_timeout_s`.
+#[must_use]
+pub const fn ask_lease_ms(io_timeout_s: u32) -> u64 {
+    let seconds = if io_timeout_s == 0 { 1 } else { io_timeout_s };
+    seconds as u64 * 1000
+}
 
 const _: () = {
     // A writer without a lease is gone before others may take it, even when
-    // the lease daemon itself does not see to it: 60 s after the loss.
-    assert!(ASK_LEASE_MS * (ASK_FAILURES_MAX as u64 + 2) < 60_000);
+    // the lease daemon itself does not see to it: a lease is lost after 8, and
+    // free after 14 I/O timeouts.
+    assert!(ASK_FAILURES_MAX + 2 < 14 - 8);
 };
 
 /// How an SPM lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// Upgrade domains at start.
     pub upgrade: bool,
+    /// How long an I/O of the leases may take, seconds.
+    pub io_timeout_s: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            upgrade: false,
+            io_timeout_s: 10,
+        }
+    }
 }
 
 /// What the lease daemon says about our lease.
@@ -63,14 +82,16 @@ pub enum Input {
     Start(Config),
     /// Cease to be it.
     Stop,
+    /// Go on on another master.
+    Move,
     /// A step is done.
     Done(StepId),
     /// A step failed.
     Failed(StepId, StepFailed),
     /// The answer to [`Effect::AskLease`], or news that came by themselves.
     Lease(LeaseView),
-    /// The writer and all its children are gone, whoever ended them.
-    WriterGone,
+    /// A commit does not end, and may still write.
+    CommitHangs,
 }
 
 /// Why a writer was killed.
@@ -82,8 +103,8 @@ pub enum StopReason {
     LeaseUnproved,
     /// This step failed, or has no outcome, while the lease may be held.
     Step(Step),
-    /// The writer ended by itself.
-    WriterDied,
+    /// A commit does not end.
+    CommitHangs,
 }
 
 /// What to do.
@@ -96,19 +117,21 @@ pub enum Effect {
     /// Give [`crate::manager::Input::LeaseLost`] to the SPM's side, now; if
     /// [`Step::StartMail`] is under way, it must not start any more.
     DropMail,
-    /// Kill the writer and its children, whatever step is under way; answered by [`Input::WriterGone`].
+    /// End this process and its children, whatever step is under way.
     KillWriter(StopReason),
-    /// A start or a stop has ended.
+    /// A start, a stop or a move has ended.
     Settled(Phase),
-    /// A start or a stop was refused.
+    /// A start or a move was refused.
     Refused(Refusal),
 }
 
-/// Why a start was refused.
+/// Why a start or a move was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Refusal {
-    /// The role is not free on this host.
+    /// The role is not free here, so it cannot be taken.
     NotFree(Phase),
+    /// It is not served here, so it cannot move.
+    NotServing(Phase),
 }
 
 /// Where it is.
@@ -120,22 +143,22 @@ pub enum Phase {
     Starting,
     /// The SPM.
     Serving,
+    /// The SPM, on its way to another master.
+    Moving,
     /// Ceasing to be it.
     Stopping,
-    /// Waiting for the end of the writer.
+    /// The end of this process.
     Killing,
-    /// Clearing away what it left.
-    Cleaning,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Doing {
     id: StepId,
     step: Step,
     since: Monotonic,
 }
 
-/// The life of an SPM on this host.
+/// The life of an SPM in this process.
 ///
 /// After every [`Self::handle`], drain [`Self::next_effect`], and call again at
 /// [`Self::deadline`] at the latest.
@@ -146,8 +169,10 @@ pub struct Spm {
     now: Monotonic,
     next_id: u64,
     doing: Option<Doing>,
-    /// The next step of starting or stopping.
+    /// The next step of starting, stopping or moving.
     turn: usize,
+    /// Whether it served before it began to stop, so that it may go on.
+    served: bool,
     stop_wanted: bool,
     /// When the lease daemon is asked next, and whether it owes an answer.
     ask_at: Monotonic,
@@ -175,12 +200,13 @@ impl Spm {
             next_id: 1,
             doing: None,
             turn: 0,
+            served: false,
             stop_wanted: false,
             ask_at: Monotonic(0),
             asked: false,
             ask_failures: 0,
             again_at: Monotonic(0),
-            reason: StopReason::WriterDied,
+            reason: StopReason::LeaseUnproved,
             effects: VecDeque::new(),
         }
     }
@@ -197,13 +223,27 @@ impl Spm {
         self.doing.map(|doing| doing.step)
     }
 
-    /// Whether the writer may hold the lease, or still be there.
+    /// Whether this process may hold the lease.
     #[must_use]
     pub fn may_hold(&self) -> bool {
         match self.phase {
-            Phase::Free | Phase::Cleaning => false,
-            Phase::Serving | Phase::Stopping | Phase::Killing => true,
+            Phase::Free => false,
+            Phase::Serving | Phase::Moving | Phase::Stopping | Phase::Killing => true,
             Phase::Starting => self.doing.is_some_and(|doing| doing.step.may_hold()),
+        }
+    }
+
+    /// Whether metadata may be changed under the lease: it was taken, is not
+    /// being released, and nobody has said that it is lost. Asked right before
+    /// every change, together with the lease daemon.
+    #[must_use]
+    pub fn permits(&self) -> bool {
+        let step = self.doing.map(|doing| doing.step);
+        match self.phase {
+            Phase::Starting => step.is_some_and(|step| step.may_hold() && step != Step::TakeLease),
+            Phase::Serving | Phase::Moving => true,
+            Phase::Stopping => step != Some(Step::ReleaseLease),
+            Phase::Free | Phase::Killing => false,
         }
     }
 
@@ -214,10 +254,15 @@ impl Spm {
             Input::Tick => {}
             Input::Start(config) => self.on_start(config),
             Input::Stop => self.on_stop(),
+            Input::Move => self.on_move(),
             Input::Done(id) => self.on_done(id),
             Input::Failed(id, failed) => self.on_failed(id, failed),
             Input::Lease(view) => self.on_lease(view),
-            Input::WriterGone => self.on_writer_gone(),
+            Input::CommitHangs => {
+                if self.may_hold() && self.phase != Phase::Killing {
+                    self.kill(StopReason::CommitHangs);
+                }
+            }
         }
         self.advance();
     }
@@ -232,16 +277,23 @@ impl Spm {
     pub fn deadline(&self) -> Option<Monotonic> {
         let step = self
             .doing
-            .map(|doing| doing.since.plus_ms(doing.step.limit_ms()));
+            .map(|doing| doing.since.plus_ms(self.limit_ms(doing.step)));
         let other = match self.phase {
             Phase::Killing => Some(self.again_at),
-            Phase::Cleaning if self.doing.is_none() => Some(self.again_at),
-            Phase::Free | Phase::Cleaning => None,
-            Phase::Starting | Phase::Serving | Phase::Stopping => {
+            Phase::Free => None,
+            Phase::Starting | Phase::Serving | Phase::Moving | Phase::Stopping => {
                 self.may_hold().then_some(self.ask_at)
             }
         };
-        crate::desk::sooner(step, other)
+        sooner(step, other)
+    }
+
+    fn limit_ms(&self, step: Step) -> u64 {
+        step.limit_ms(self.config.io_timeout_s)
+    }
+
+    fn ask_ms(&self) -> u64 {
+        ask_lease_ms(self.config.io_timeout_s)
     }
 
     fn on_start(&mut self, config: Config) {
@@ -250,24 +302,36 @@ impl Spm {
             return self.effects.push_back(Effect::Refused(refusal));
         }
         self.config = config;
-        self.phase = Phase::Starting;
         self.stop_wanted = false;
-        self.turn = 0;
-        self.next_step();
+        self.served = false;
+        self.go(Phase::Starting);
     }
 
     fn on_stop(&mut self) {
         match self.phase {
             Phase::Free => self.effects.push_back(Effect::Settled(Phase::Free)),
             // The step under way is not torn; then it goes back.
-            Phase::Starting => self.stop_wanted = true,
+            Phase::Starting | Phase::Moving => self.stop_wanted = true,
             Phase::Serving => self.begin_stop(),
-            Phase::Stopping | Phase::Killing | Phase::Cleaning => {}
+            Phase::Stopping | Phase::Killing => {}
         }
     }
 
+    fn on_move(&mut self) {
+        if self.phase != Phase::Serving {
+            let refusal = Refusal::NotServing(self.phase);
+            return self.effects.push_back(Effect::Refused(refusal));
+        }
+        self.go(Phase::Moving);
+    }
+
     fn begin_stop(&mut self) {
-        self.phase = Phase::Stopping;
+        self.stop_wanted = false;
+        self.go(Phase::Stopping);
+    }
+
+    fn go(&mut self, phase: Phase) {
+        self.phase = phase;
         self.turn = 0;
         self.next_step();
     }
@@ -277,11 +341,10 @@ impl Spm {
         let steps: &[Step] = match self.phase {
             Phase::Starting => &Step::START,
             Phase::Stopping => &Step::STOP,
-            Phase::Free | Phase::Serving | Phase::Killing | Phase::Cleaning => &[],
+            Phase::Moving => &Step::MOVE,
+            Phase::Free | Phase::Serving | Phase::Killing => &[],
         };
-        let skip = |step: &Step| {
-            matches!(step, Step::UpgradeDomains | Step::CancelUpgrade) && !self.config.upgrade
-        };
+        let skip = |step: &Step| *step == Step::UpgradeDomains && !self.config.upgrade;
         let left = steps.iter().enumerate().skip(self.turn);
         let next = left
             .filter(|(_, step)| !skip(step))
@@ -291,15 +354,25 @@ impl Spm {
             self.turn = turn + 1;
             return self.begin(step);
         }
-        if self.phase == Phase::Starting {
-            self.phase = Phase::Serving;
-            self.effects.push_back(Effect::Settled(Phase::Serving));
-            let id = self.id();
-            // In the background: its end is of no consequence here.
-            self.effects.push_back(Effect::Do(id, Step::RecoverTasks));
-        } else {
-            self.free();
+        match self.phase {
+            Phase::Starting | Phase::Moving if self.stop_wanted => {
+                self.served = true;
+                self.begin_stop();
+            }
+            Phase::Starting | Phase::Moving => {
+                self.serve();
+                let id = self.id();
+                // In the background: its end is of no consequence here.
+                self.effects.push_back(Effect::Do(id, Step::RecoverTasks));
+            }
+            _ => self.free(),
         }
+    }
+
+    fn serve(&mut self) {
+        self.phase = Phase::Serving;
+        self.served = true;
+        self.effects.push_back(Effect::Settled(Phase::Serving));
     }
 
     fn begin(&mut self, step: Step) {
@@ -308,7 +381,7 @@ impl Spm {
             self.ask_failures = 0;
             self.asked = false;
             // It is not held before this step is done.
-            self.ask_at = self.now.plus_ms(step.limit_ms() + ASK_LEASE_MS);
+            self.ask_at = self.now.plus_ms(self.limit_ms(step) + self.ask_ms());
         }
         self.doing = Some(Doing {
             id,
@@ -324,13 +397,8 @@ impl Spm {
 
     fn on_done(&mut self, id: StepId) {
         let Some(doing) = self.take(id) else { return };
-        match self.phase {
-            Phase::Cleaning => return self.free(),
-            Phase::Starting | Phase::Stopping => {}
-            Phase::Free | Phase::Serving | Phase::Killing => return,
-        }
         if doing.step == Step::TakeLease {
-            self.ask_at = self.now.plus_ms(ASK_LEASE_MS);
+            self.ask_at = self.now.plus_ms(self.ask_ms());
         }
         if self.phase == Phase::Starting && self.stop_wanted {
             return if doing.step.may_hold() {
@@ -344,22 +412,29 @@ impl Spm {
 
     fn on_failed(&mut self, id: StepId, failed: StepFailed) {
         let Some(doing) = self.take(id) else { return };
-        match self.phase {
-            Phase::Cleaning => self.again_at = self.now.plus_ms(CLEAN_AGAIN_MS),
-            Phase::Starting => match (doing.step, failed) {
-                // Nothing is held yet.
-                (Step::JoinLockspace, _) | (Step::TakeLease, StepFailed::Undone) => self.free(),
-                (_, StepFailed::Unknown) => self.kill(StopReason::Step(doing.step)),
-                (_, StepFailed::Undone) => self.begin_stop(),
-            },
-            Phase::Stopping => self.kill(StopReason::Step(doing.step)),
-            Phase::Free | Phase::Serving | Phase::Killing => {}
+        let undone = failed == StepFailed::Undone;
+        match (self.phase, doing.step) {
+            // Nothing is held yet.
+            (Phase::Starting, Step::JoinLockspace) => self.free(),
+            (Phase::Starting, Step::TakeLease) if undone => self.free(),
+            (Phase::Starting, _) if undone => self.begin_stop(),
+            // Work goes on, and so does the SPM.
+            (Phase::Stopping | Phase::Moving, Step::ForbidWrites) if undone && self.served => {
+                self.stop_wanted = false;
+                self.serve();
+            }
+            // The old master is it as before.
+            (Phase::Moving, Step::MoveMaster) if undone => self.next_step(),
+            (Phase::Starting | Phase::Moving | Phase::Stopping, step) => {
+                self.kill(StopReason::Step(step));
+            }
+            (Phase::Free | Phase::Serving | Phase::Killing, _) => {}
         }
     }
 
     fn on_lease(&mut self, view: LeaseView) {
         self.asked = false;
-        if !self.is_proved_to_need_it() {
+        if !self.permits() {
             return;
         }
         match view {
@@ -374,39 +449,6 @@ impl Spm {
         }
     }
 
-    /// Whether the lease must be held now: it was taken, and is not being
-    /// released.
-    fn is_proved_to_need_it(&self) -> bool {
-        let step = self.doing.map(|doing| doing.step);
-        match self.phase {
-            Phase::Starting => step.is_some_and(|step| step.may_hold() && step != Step::TakeLease),
-            Phase::Serving => true,
-            Phase::Stopping => step != Some(Step::ReleaseLease),
-            Phase::Free | Phase::Killing | Phase::Cleaning => false,
-        }
-    }
-
-    fn on_writer_gone(&mut self) {
-        match self.phase {
-            Phase::Free | Phase::Cleaning => {}
-            Phase::Killing => self.clean_up(),
-            Phase::Starting | Phase::Serving | Phase::Stopping => {
-                let step = self.doing.map(|doing| doing.step);
-                if step == Some(Step::ReleaseLease) {
-                    // That is how releasing ends.
-                    self.doing = None;
-                    return self.free();
-                }
-                if !self.may_hold() {
-                    return;
-                }
-                self.reason = StopReason::WriterDied;
-                self.effects.push_back(Effect::DropMail);
-                self.clean_up();
-            }
-        }
-    }
-
     fn kill(&mut self, reason: StopReason) {
         self.phase = Phase::Killing;
         self.doing = None;
@@ -416,11 +458,6 @@ impl Spm {
         self.effects.push_back(Effect::KillWriter(reason));
     }
 
-    fn clean_up(&mut self) {
-        self.phase = Phase::Cleaning;
-        self.begin(Step::CleanUp);
-    }
-
     fn free(&mut self) {
         self.phase = Phase::Free;
         self.effects.push_back(Effect::Settled(Phase::Free));
@@ -428,7 +465,7 @@ impl Spm {
 
     fn advance(&mut self) {
         if let Some(doing) = self.doing
-            && self.now >= doing.since.plus_ms(doing.step.limit_ms())
+            && self.now >= doing.since.plus_ms(self.limit_ms(doing.step))
         {
             self.on_failed(doing.id, StepFailed::Unknown);
         }
@@ -437,10 +474,7 @@ impl Spm {
                 self.again_at = self.now.plus_ms(KILL_AGAIN_MS);
                 self.effects.push_back(Effect::KillWriter(self.reason));
             }
-            Phase::Cleaning if self.doing.is_none() && self.now >= self.again_at => {
-                self.begin(Step::CleanUp);
-            }
-            Phase::Starting | Phase::Serving | Phase::Stopping
+            Phase::Starting | Phase::Serving | Phase::Moving | Phase::Stopping
                 if self.may_hold() && self.now >= self.ask_at =>
             {
                 self.ask();
@@ -448,14 +482,14 @@ impl Spm {
             Phase::Free
             | Phase::Starting
             | Phase::Serving
+            | Phase::Moving
             | Phase::Stopping
-            | Phase::Killing
-            | Phase::Cleaning => {}
+            | Phase::Killing => {}
         }
     }
 
     fn ask(&mut self) {
-        self.ask_at = self.now.plus_ms(ASK_LEASE_MS);
+        self.ask_at = self.now.plus_ms(self.ask_ms());
         if self.asked {
             self.on_lease(LeaseView::Unknown);
             if self.phase == Phase::Killing {

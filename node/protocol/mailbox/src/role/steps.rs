@@ -7,91 +7,115 @@ pub struct StepId(pub u64);
 /// One step. All can be done again, and succeed when there is nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
-    /// Be a member of the master domain's lockspace.
+    /// Look whether the master is the pool's, and be a member of its lockspace.
     JoinLockspace,
-    /// Start the writer, which registers and takes the `SDM` lease.
+    /// Register at the lease daemon and take the `SDM` lease.
     TakeLease,
+    /// Look at the master again, and write into it who manages the pool.
+    WriteRole,
+    /// Make domains that still say they are the master regular ones.
+    DemoteFormer,
     /// Upgrade the domains, if that was asked for.
     UpgradeDomains,
-    /// Check and mount the master file system; never format it. Nothing to do
-    /// on file domains.
+    /// Unmount what a writer that was killed left, check and mount the master
+    /// file system; never format it. Make its directories.
     MountMaster,
-    /// Make the directories of the master file system, load persisted tasks.
-    LoadTasks,
-    /// Let requests that change metadata in.
-    AllowWrites,
+    /// Remove volumes that nobody finished. Nobody makes any yet.
+    ClearHalfMade,
     /// Prepare the mailboxes, start the SPM's side.
     StartMail,
-    /// Take up persisted tasks again; not waited for.
+    /// Let requests that change metadata in.
+    AllowWrites,
+    /// Take up what the SPM before left: persisted tasks, removals; not waited
+    /// for.
     RecoverTasks,
-    /// Give up an upgrade under way.
-    CancelUpgrade,
-    /// Refuse requests that change metadata, end those under way.
+    /// Refuse requests that change metadata, wait for those under way. Undone
+    /// when they do not end: then the SPM goes on, unless it must end.
     ForbidWrites,
+    /// End what [`Self::RecoverTasks`] began.
+    EndRecovery,
     /// Let the SPM's side of the mailbox answer for what is under way, and end.
     StopMail,
+    /// Make another domain the master. Undone: the old one is it as before.
+    MoveMaster,
     /// Unmount the master file system.
     UnmountMaster,
-    /// Release the lease; the writer ends.
+    /// Write into the master that nobody manages the pool.
+    ClearRole,
+    /// Release the lease.
     ReleaseLease,
-    /// After the writer was killed: unmount what it left mounted.
-    CleanUp,
 }
 
 impl Step {
     /// To service, in this order.
-    pub const START: [Self; 7] = [
+    pub const START: [Self; 9] = [
         Self::JoinLockspace,
         Self::TakeLease,
+        Self::WriteRole,
+        Self::DemoteFormer,
         Self::UpgradeDomains,
         Self::MountMaster,
-        Self::LoadTasks,
-        Self::AllowWrites,
+        Self::ClearHalfMade,
         Self::StartMail,
+        Self::AllowWrites,
     ];
 
-    /// And back. The file system is unmounted, and nothing writes any more,
+    /// And back. Nothing writes any more, and the file system is unmounted,
     /// before the lease is released.
-    pub const STOP: [Self; 5] = [
-        Self::CancelUpgrade,
+    pub const STOP: [Self; 6] = [
         Self::ForbidWrites,
+        Self::EndRecovery,
         Self::StopMail,
         Self::UnmountMaster,
+        Self::ClearRole,
         Self::ReleaseLease,
     ];
 
-    /// How long it may take, ms. Then its outcome is unknown.
+    /// To another master.
+    pub const MOVE: [Self; 6] = [
+        Self::ForbidWrites,
+        Self::EndRecovery,
+        Self::StopMail,
+        Self::MoveMaster,
+        Self::StartMail,
+        Self::AllowWrites,
+    ];
+
+    /// How long it may take, ms, where an I/O of the leases may take
+    /// `io_timeout_s`. Then its outcome is unknown. What does a step gives up
+    /// before.
     #[must_use]
-    pub const fn limit_ms(self) -> u64 {
-        match self {
-            Self::JoinLockspace => 180_000,
-            Self::UpgradeDomains => 600_000,
-            Self::MountMaster => 300_000,
-            Self::AllowWrites | Self::CancelUpgrade => 10_000,
-            Self::TakeLease
-            | Self::LoadTasks
-            | Self::StartMail
-            | Self::RecoverTasks
-            | Self::ForbidWrites
-            | Self::StopMail
-            | Self::UnmountMaster
-            | Self::ReleaseLease
-            | Self::CleanUp => 60_000,
-        }
+    pub const fn limit_ms(self, io_timeout_s: u32) -> u64 {
+        let seconds = match self {
+            // Up to the death of another host.
+            Self::JoinLockspace | Self::TakeLease => {
+                let death = 12 * io_timeout_s as u64 + 60;
+                (if death < 180 { 180 } else { death }) + 20
+            }
+            Self::DemoteFormer | Self::UpgradeDomains => 600,
+            Self::MoveMaster => 900,
+            Self::MountMaster | Self::ClearHalfMade => 300,
+            Self::WriteRole | Self::EndRecovery => 120,
+            Self::AllowWrites => 10,
+            Self::ForbidWrites | Self::StopMail | Self::ReleaseLease => 90,
+            Self::StartMail | Self::RecoverTasks | Self::UnmountMaster | Self::ClearRole => 60,
+        };
+        seconds * 1000
     }
 
     /// Whether the lease may be held once this step has begun.
     #[must_use]
     pub const fn may_hold(self) -> bool {
-        !matches!(self, Self::JoinLockspace | Self::CleanUp)
+        !matches!(self, Self::JoinLockspace)
     }
 }
 
 /// How a step failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StepFailed {
-    /// Surely not done, nothing is left of it.
+    /// Nothing of it is under way any more; the way back puts right what it
+    /// may have left.
     Undone,
-    /// May be done in part, or still be under way.
+    /// May still be under way.
     Unknown,
 }

@@ -3,11 +3,14 @@
 use mailbox::role::takeover::{self, Candidate, Holder, Takeover};
 use mailbox::role::{
     Config, Effect, Input, LeaseView, Phase, Sdm, SdmEffect, SdmEnd, SdmInput, Spm, Step,
-    StepFailed, StepId, StopReason, spm,
+    StepFailed, StepId, StopReason, Took, spm,
 };
 use mailbox::{Monotonic, RequestId};
 
 use crate::disk::{MS, S};
+
+/// How often the lease daemon is asked, where an I/O may take 10 s.
+const ASK_LEASE_MS: u64 = spm::ask_lease_ms(10);
 
 struct Life {
     spm: Spm,
@@ -79,6 +82,17 @@ impl Life {
         }
         self.now = end;
     }
+
+    /// Does steps until this one is under way.
+    fn until(&mut self, wanted: Step) -> StepId {
+        loop {
+            let (id, step) = self.doing();
+            if step == wanted {
+                return id;
+            }
+            self.tell(Input::Done(id));
+        }
+    }
 }
 
 #[test]
@@ -88,32 +102,52 @@ fn the_steps_are_done_in_order_and_back() {
     while life.spm.phase() == Phase::Stopping {
         life.done();
     }
-    assert_eq!(
-        life.steps(),
-        [
-            Step::JoinLockspace,
-            Step::TakeLease,
-            Step::MountMaster,
-            Step::LoadTasks,
-            Step::AllowWrites,
-            Step::StartMail,
-            Step::RecoverTasks,
-            Step::ForbidWrites,
-            Step::StopMail,
-            Step::UnmountMaster,
-            Step::ReleaseLease,
-        ]
-    );
+    let up = Step::START
+        .into_iter()
+        .filter(|step| *step != Step::UpgradeDomains);
+    let all: Vec<Step> = up.chain([Step::RecoverTasks]).chain(Step::STOP).collect();
+    assert_eq!(life.steps(), all);
     assert_eq!(life.spm.phase(), Phase::Free);
+}
+
+#[test]
+fn metadata_may_be_changed_from_the_taken_lease_to_its_release() {
+    let mut life = Life::new();
+    life.tell(Input::Start(Config {
+        upgrade: true,
+        ..Config::default()
+    }));
+    let mut seen = Vec::new();
+    while life.spm.phase() == Phase::Starting {
+        seen.push((life.doing().1, life.spm.permits()));
+        life.done();
+    }
+    assert!(life.spm.permits(), "serving");
+    life.tell(Input::Stop);
+    while life.spm.phase() == Phase::Stopping {
+        seen.push((life.doing().1, life.spm.permits()));
+        life.done();
+    }
+    assert!(!life.spm.permits(), "free again");
+    let not: Vec<Step> = seen
+        .into_iter()
+        .filter(|(_, permits)| !permits)
+        .map(|(step, _)| step)
+        .collect();
+    assert_eq!(
+        not,
+        [Step::JoinLockspace, Step::TakeLease, Step::ReleaseLease]
+    );
+    let mut life = Life::serving();
+    life.tell(Input::Lease(LeaseView::NotHeld));
+    assert!(!life.spm.permits(), "lost");
 }
 
 #[test]
 fn a_busy_lease_leaves_the_role_free() {
     let mut life = Life::new();
     life.tell(Input::Start(Config::default()));
-    life.done();
-    let (id, step) = life.doing();
-    assert_eq!(step, Step::TakeLease);
+    let id = life.until(Step::TakeLease);
     life.tell(Input::Failed(id, StepFailed::Undone));
     assert_eq!(life.spm.phase(), Phase::Free);
     assert!(!life.effects.contains(&Effect::DropMail));
@@ -123,45 +157,96 @@ fn a_busy_lease_leaves_the_role_free() {
 fn a_lease_that_may_be_held_is_never_just_forgotten() {
     let mut life = Life::new();
     life.tell(Input::Start(Config::default()));
-    life.done();
-    life.pass(Step::TakeLease.limit_ms(), None);
+    life.until(Step::TakeLease);
+    life.pass(Step::TakeLease.limit_ms(10), None);
     assert_eq!(life.spm.phase(), Phase::Killing);
     assert!(
         life.effects
             .contains(&Effect::KillWriter(StopReason::Step(Step::TakeLease)))
     );
-    life.tell(Input::WriterGone);
-    assert_eq!(life.doing().1, Step::CleanUp);
-    life.done();
-    assert_eq!(life.spm.phase(), Phase::Free);
+    life.tell(Input::Start(Config::default()));
+    assert!(matches!(life.effects.last(), Some(Effect::Refused(_))));
 }
 
 #[test]
 fn a_failed_step_goes_back_the_whole_way() {
     let mut life = Life::new();
     life.tell(Input::Start(Config::default()));
-    life.done();
-    life.done();
-    let (id, step) = life.doing();
-    assert_eq!(step, Step::MountMaster);
+    let id = life.until(Step::MountMaster);
     life.tell(Input::Failed(id, StepFailed::Undone));
     while life.spm.phase() == Phase::Stopping {
         life.done();
     }
     assert_eq!(life.steps().last(), Some(&Step::ReleaseLease));
+    assert_eq!(life.spm.phase(), Phase::Free);
 }
 
 #[test]
 fn a_failed_unmount_kills_instead_of_releasing() {
     let mut life = Life::serving();
     life.tell(Input::Stop);
-    life.done();
-    life.done();
-    let (id, step) = life.doing();
-    assert_eq!(step, Step::UnmountMaster);
+    let id = life.until(Step::UnmountMaster);
     life.tell(Input::Failed(id, StepFailed::Undone));
     assert_eq!(life.spm.phase(), Phase::Killing);
     assert!(!life.steps().contains(&Step::ReleaseLease));
+}
+
+#[test]
+fn work_that_goes_on_keeps_the_role() {
+    for order in [Input::Stop, Input::Move] {
+        let mut life = Life::serving();
+        life.tell(order);
+        let id = life.until(Step::ForbidWrites);
+        life.tell(Input::Failed(id, StepFailed::Undone));
+        assert_eq!(life.spm.phase(), Phase::Serving);
+        assert_eq!(life.effects.last(), Some(&Effect::Settled(Phase::Serving)));
+    }
+    // On the way back from a start there is no work: it is not understood.
+    let mut life = Life::new();
+    life.tell(Input::Start(Config::default()));
+    let id = life.until(Step::WriteRole);
+    life.tell(Input::Failed(id, StepFailed::Undone));
+    let id = life.until(Step::ForbidWrites);
+    life.tell(Input::Failed(id, StepFailed::Undone));
+    assert_eq!(life.spm.phase(), Phase::Killing);
+}
+
+#[test]
+fn the_role_goes_on_on_the_new_master_or_the_old() {
+    for failed in [None, Some(StepFailed::Undone), Some(StepFailed::Unknown)] {
+        let mut life = Life::serving();
+        life.tell(Input::Move);
+        let id = life.until(Step::MoveMaster);
+        assert!(life.spm.permits());
+        match failed {
+            None => life.tell(Input::Done(id)),
+            Some(failed) => life.tell(Input::Failed(id, failed)),
+        }
+        if failed == Some(StepFailed::Unknown) {
+            assert_eq!(life.spm.phase(), Phase::Killing);
+            continue;
+        }
+        life.tell(Input::Stop);
+        life.until(Step::AllowWrites);
+        life.done();
+        // The stop that was asked for meanwhile.
+        assert_eq!(life.doing().1, Step::ForbidWrites);
+        assert_eq!(life.spm.phase(), Phase::Stopping);
+    }
+}
+
+#[test]
+fn a_commit_that_hangs_ends_the_process() {
+    let mut life = Life::serving();
+    life.effects.clear();
+    life.tell(Input::CommitHangs);
+    assert_eq!(
+        life.effects,
+        [
+            Effect::DropMail,
+            Effect::KillWriter(StopReason::CommitHangs)
+        ]
+    );
 }
 
 #[test]
@@ -184,7 +269,7 @@ fn a_mute_lease_daemon_is_borne_three_times_and_ends_in_time() {
     for view in [None, Some(LeaseView::Unknown)] {
         let mut life = Life::serving();
         let held = life.now;
-        life.pass(3 * spm::ASK_LEASE_MS, view);
+        life.pass(3 * ASK_LEASE_MS, view);
         assert_eq!(life.spm.phase(), Phase::Serving, "{view:?}");
         life.pass(60_000, view);
         assert_eq!(life.spm.phase(), Phase::Killing, "{view:?}");
@@ -197,38 +282,21 @@ fn a_mute_lease_daemon_is_borne_three_times_and_ends_in_time() {
         );
     }
     let mut life = Life::serving();
-    life.pass(3 * spm::ASK_LEASE_MS, Some(LeaseView::Unknown));
+    life.pass(3 * ASK_LEASE_MS, Some(LeaseView::Unknown));
     life.tell(Input::Lease(LeaseView::Held));
-    life.pass(3 * spm::ASK_LEASE_MS, Some(LeaseView::Unknown));
+    life.pass(3 * ASK_LEASE_MS, Some(LeaseView::Unknown));
     assert_eq!(life.spm.phase(), Phase::Serving, "in a row");
-}
-
-#[test]
-fn a_writer_that_dies_by_itself_takes_the_role_with_it() {
-    let mut life = Life::serving();
-    life.effects.clear();
-    life.tell(Input::WriterGone);
-    assert_eq!(life.effects[0], Effect::DropMail);
-    assert_eq!(life.doing().1, Step::CleanUp);
-    let (id, _) = life.doing();
-    life.tell(Input::Failed(id, StepFailed::Undone));
-    assert_eq!(life.spm.phase(), Phase::Cleaning);
-    life.tell(Input::Start(Config::default()));
-    assert!(matches!(life.effects.last(), Some(Effect::Refused(_))));
-    life.pass(10_000, None);
-    life.done();
-    assert_eq!(life.spm.phase(), Phase::Free);
 }
 
 #[test]
 fn a_stop_while_starting_waits_for_the_step() {
     let mut life = Life::new();
-    life.tell(Input::Start(Config { upgrade: true }));
-    life.done();
+    life.tell(Input::Start(Config::default()));
+    life.until(Step::TakeLease);
     life.tell(Input::Stop);
     assert_eq!(life.doing().1, Step::TakeLease);
     life.done();
-    assert_eq!(life.doing().1, Step::CancelUpgrade);
+    assert_eq!(life.doing().1, Step::ForbidWrites);
 }
 
 fn hosts(ids: &[u16]) -> Vec<Candidate> {
@@ -330,7 +398,7 @@ fn a_domains_lease_is_held_for_the_changes_only() {
     let run = |number| SdmEffect::Run(RequestId(number));
     let ended = |number| SdmEffect::Ended(RequestId(number), SdmEnd::Ran);
     assert_eq!(
-        sdm_effects(&mut sdm, 3, SdmInput::Taken(true)),
+        sdm_effects(&mut sdm, 3, SdmInput::Took(Took::Yes)),
         [run(3)],
         "urgent first"
     );
@@ -338,16 +406,14 @@ fn a_domains_lease_is_held_for_the_changes_only() {
         let effects = sdm_effects(&mut sdm, 4, SdmInput::Ran(RequestId(number)));
         assert_eq!(effects, [ended(number), run(next)]);
     }
+    assert!(sdm.permits(RequestId(2)));
+    assert!(!sdm.permits(RequestId(1)), "it has ended");
     assert_eq!(
         sdm_effects(&mut sdm, 5, SdmInput::Ran(RequestId(2))),
-        [ended(2)]
+        [ended(2), SdmEffect::Release]
     );
-    let due = sdm.deadline().expect("it is not kept");
-    assert_eq!(
-        sdm_effects(&mut sdm, due.0, SdmInput::Tick),
-        [SdmEffect::Release]
-    );
-    assert_eq!(sdm_effects(&mut sdm, due.0, SdmInput::Released(true)), []);
+    assert!(!sdm.permits(RequestId(2)));
+    assert_eq!(sdm_effects(&mut sdm, 6, SdmInput::Released(true)), []);
     assert!(!sdm.may_hold());
 }
 
@@ -361,7 +427,7 @@ fn a_busy_domain_is_tried_again_until_it_is_too_late() {
         match sdm.next_effect() {
             Some(SdmEffect::Take) => {
                 tries += 1;
-                sdm.handle(Monotonic(now), SdmInput::Taken(false));
+                sdm.handle(Monotonic(now), SdmInput::Took(Took::Busy));
             }
             Some(SdmEffect::Ended(_, end)) => {
                 assert_eq!(end, SdmEnd::Busy);
@@ -378,12 +444,43 @@ fn a_busy_domain_is_tried_again_until_it_is_too_late() {
 }
 
 #[test]
-fn a_lost_lease_kills_the_change_under_way() {
+fn what_is_not_certain_ends_the_process() {
+    let holding = || {
+        let mut sdm = Sdm::new(1);
+        sdm_effects(&mut sdm, 0, change(1, false));
+        sdm_effects(&mut sdm, 0, SdmInput::Took(Took::Yes));
+        sdm
+    };
+    let killed = [SdmEffect::KillWriter];
+    let mut sdm = holding();
+    assert_eq!(sdm_effects(&mut sdm, 1, SdmInput::LeaseLost), killed);
+    assert!(!sdm.permits(RequestId(1)));
+    let mut sdm = holding();
+    sdm_effects(&mut sdm, 1, SdmInput::Ran(RequestId(1)));
+    assert_eq!(sdm_effects(&mut sdm, 1, SdmInput::Released(false)), killed);
     let mut sdm = Sdm::new(1);
     sdm_effects(&mut sdm, 0, change(1, false));
-    sdm_effects(&mut sdm, 0, SdmInput::Taken(true));
-    let effects = sdm_effects(&mut sdm, 1, SdmInput::LeaseLost);
-    assert_eq!(effects, [SdmEffect::KillWriter]);
-    let effects = sdm_effects(&mut sdm, 2, SdmInput::WriterGone);
-    assert_eq!(effects, [SdmEffect::Ended(RequestId(1), SdmEnd::Unknown)]);
+    let unknown = SdmInput::Took(Took::Unknown);
+    assert_eq!(sdm_effects(&mut sdm, 0, unknown), killed);
+}
+
+#[test]
+fn changes_that_cannot_be_begun_are_told() {
+    let mut sdm = Sdm::new(1);
+    sdm_effects(&mut sdm, 0, change(1, false));
+    sdm_effects(&mut sdm, 0, change(2, false));
+    let ended = |number, end| SdmEffect::Ended(RequestId(number), end);
+    let withdraw = SdmInput::Withdraw(RequestId(2));
+    assert_eq!(
+        sdm_effects(&mut sdm, 0, withdraw),
+        [ended(2, SdmEnd::Withdrawn)]
+    );
+    assert_eq!(sdm_effects(&mut sdm, 0, withdraw), []);
+    let refused = SdmInput::Took(Took::Refused);
+    assert_eq!(
+        sdm_effects(&mut sdm, 0, refused),
+        [ended(1, SdmEnd::Refused)]
+    );
+    assert!(!sdm.may_hold());
+    assert_eq!(sdm.deadline(), None);
 }
