@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub mod connection;
 pub mod health;
 pub mod inspection;
+pub mod ovf;
 pub mod report;
 pub mod request;
 

@@ -20,6 +20,7 @@ pub mod layout;
 pub mod lvm;
 pub mod mail;
 pub mod pool;
+pub mod random;
 pub mod refresh;
 pub mod task;
 pub mod thin;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::connection::Lun;
 use super::health::{DomainStats, LunPaths};
+use super::ovf::OvfReport;
 use super::{Failure, Format, VolumeName};
 
 /// One line of answer.
@@ -64,6 +65,15 @@ pub enum Answer {
     Leases(Vec<LeaseReport>),
     /// A lease.
     Lease(LeaseReport),
+    /// The guests in a domain's OVF store.
+    OvfStore(OvfReport),
+    /// The configuration of a guest, as it is.
+    Ovf {
+        /// UUID of the guest.
+        guest: String,
+        /// The document.
+        content: String,
+    },
     /// The pool.
     Pool(PoolReport),
     /// The manager's role.

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::connection::Connection;
+use super::ovf::OvfRequest;
 
 /// Longest request line, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
@@ -43,6 +44,8 @@ pub enum Request {
     Volume(VolumeRequest),
     /// External leases of a domain.
     Lease(LeaseRequest),
+    /// Configurations of guests in a domain's OVF stores.
+    Ovf(OvfRequest),
     /// The pool.
     Pool(PoolRequest),
     /// The pool manager's role.

@@ -1,5 +1,6 @@
 //! What the storage daemon answers, for people.
 
+use control::storage::ovf::OvfReport;
 use control::storage::report::{
     ConnectionReport, DomainReport, LeaseReport, PoolReport, SpmReport, StorageReport, TaskReport,
     VolumeReport, WorkerReport,
@@ -55,6 +56,13 @@ pub(crate) fn answer(answer: &Answer) -> String {
         }
         Answer::Leases(reports) => leases(&mut out, reports),
         Answer::Lease(report) => leases(&mut out, std::slice::from_ref(report)),
+        Answer::OvfStore(report) => ovf_store(&mut out, report),
+        Answer::Ovf { content, .. } => {
+            out.push_str(&printable(content));
+            if !content.ends_with('\n') {
+                out.push('\n');
+            }
+        }
         Answer::Pool(report) => pool(&mut out, report),
         Answer::Spm(report) => spm(&mut out, report),
         Answer::Tasks(reports) => tasks(&mut out, reports),
@@ -413,6 +421,34 @@ fn leases(out: &mut String, reports: &[LeaseReport]) {
             field(out, "reason", reason);
         }
     }
+}
+
+fn ovf_store(out: &mut String, report: &OvfReport) {
+    let Some(volume) = &report.volume else {
+        line(out, "no whole OVF_STORE");
+        return;
+    };
+    field(
+        out,
+        "store",
+        &format!("volume {volume}, written {}", report.written),
+    );
+    for file in &report.files {
+        let guest = file.name.strip_suffix(".ovf");
+        field(
+            out,
+            if guest.is_some() { "guest" } else { "file" },
+            &format!("{}, {} bytes", guest.unwrap_or(&file.name), file.size_bytes),
+        );
+    }
+}
+
+/// A document without what would steer a terminal; its lines and tabs stay.
+fn printable(text: &str) -> String {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.chars()
+        .map(|c| if steers(c) { '\u{fffd}' } else { c })
+        .collect()
 }
 
 fn pool_line(out: &mut String, report: &PoolReport) {

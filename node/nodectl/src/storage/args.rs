@@ -307,6 +307,47 @@ pub(crate) enum DomainCommand {
     /// External leases of a domain
     #[command(subcommand)]
     Lease(DomainLeaseCommand),
+    /// Configurations of guests kept in a domain (OVF_STORE)
+    #[command(subcommand)]
+    Ovf(DomainOvfCommand),
+}
+
+/// Configurations of guests.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DomainOvfCommand {
+    /// Guests whose configuration the domain has
+    List {
+        /// UUID, its beginning, or name
+        domain: String,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the configuration of one
+    Show(GuestName),
+    /// Save the configuration of one in place of the one it has
+    #[command(after_help = "Example:\n  nodectl domain ovf save images 6a1f… vm.ovf")]
+    Save {
+        /// Which.
+        #[command(flatten)]
+        name: GuestName,
+        /// The document; - for standard input
+        file: PathBuf,
+    },
+    /// Take one out
+    Remove(GuestName),
+}
+
+/// A guest and the domain that has its configuration.
+#[derive(Debug, Args)]
+pub(crate) struct GuestName {
+    /// Domain: UUID, its beginning, or name
+    pub(crate) domain: String,
+    /// UUID of the guest
+    pub(crate) guest: String,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 /// External leases.

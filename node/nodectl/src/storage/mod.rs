@@ -8,13 +8,15 @@ pub(crate) mod volume_args;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use control::storage::ovf::OvfRequest;
 use control::storage::request::{
     DomainRequest, LeaseRequest, PoolRequest, SpmRequest, TaskRequest,
 };
 use control::storage::{Answer, Failure, Reply, Request};
 
 use self::args::{
-    DomainCommand, DomainLeaseCommand, PoolCommand, SpmCommand, StorageCommand, TaskCommand,
+    DomainCommand, DomainLeaseCommand, DomainOvfCommand, PoolCommand, SpmCommand, StorageCommand,
+    TaskCommand,
 };
 use self::volume_args::VolumeCommand;
 use crate::render;
@@ -62,6 +64,7 @@ pub(crate) fn domain(command: DomainCommand, session: &mut Session<'_>) -> Resul
             return ask(&request, WORK_DEADLINE, output.json, session);
         }
         DomainCommand::Lease(command) => return domain_lease(command, session),
+        DomainCommand::Ovf(command) => return domain_ovf(command, session),
         DomainCommand::Remove { name, yes } => {
             if !yes && !session.confirm("destroys everything in domain", &name.domain)? {
                 return Ok(session.refuse("nothing was done"));
@@ -115,6 +118,35 @@ fn domain_lease(command: DomainLeaseCommand, session: &mut Session<'_>) -> Resul
         output.json,
         session,
     )
+}
+
+fn domain_ovf(command: DomainOvfCommand, session: &mut Session<'_>) -> Result<Ending> {
+    let (request, output) = match command {
+        DomainOvfCommand::List { domain, output } => (OvfRequest::List { domain }, output),
+        DomainOvfCommand::Show(name) => (
+            OvfRequest::Show {
+                domain: name.domain,
+                guest: name.guest,
+            },
+            name.output,
+        ),
+        DomainOvfCommand::Save { name, file } => (
+            OvfRequest::Save {
+                domain: name.domain,
+                guest: name.guest,
+                content: requests::ovf(&file, session)?,
+            },
+            name.output,
+        ),
+        DomainOvfCommand::Remove(name) => (
+            OvfRequest::Remove {
+                domain: name.domain,
+                guest: name.guest,
+            },
+            name.output,
+        ),
+    };
+    ask(&Request::Ovf(request), WORK_DEADLINE, output.json, session)
 }
 
 /// Volumes.

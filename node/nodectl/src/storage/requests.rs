@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use control::storage::Format;
 use control::storage::connection::{Chap, Connection, Secret};
+use control::storage::ovf::OVF_BYTES_MAX;
 use control::storage::request::{
     Class, CopyTarget, DomainRequest, NewDomain, NewPlace, NewVolume, VolumeRequest, WatchedDrive,
 };
@@ -94,6 +95,17 @@ pub(super) fn iscsi(
         mutual_chap,
         interface: portal.interface,
     })
+}
+
+/// The configuration of a guest that is to be saved.
+pub(super) fn ovf(file: &Path, session: &mut Session<'_>) -> Result<String> {
+    let bytes = session.document(file)?;
+    ensure!(
+        bytes.len() <= OVF_BYTES_MAX,
+        "{}: more than {OVF_BYTES_MAX} bytes",
+        file.display()
+    );
+    String::from_utf8(bytes).with_context(|| format!("{}: no text", file.display()))
 }
 
 fn chap(
@@ -226,7 +238,10 @@ pub(super) fn domain(command: DomainCommand) -> Result<(DomainRequest, Long)> {
             },
             name.long,
         ),
-        DomainCommand::List(_) | DomainCommand::Show { .. } | DomainCommand::Lease(_) => {
+        DomainCommand::List(_)
+        | DomainCommand::Show { .. }
+        | DomainCommand::Lease(_)
+        | DomainCommand::Ovf(_) => {
             bail!("this command is answered at once")
         }
     })

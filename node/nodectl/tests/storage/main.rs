@@ -22,6 +22,38 @@ fn managed() -> (Daemon, String) {
     (daemon, domain)
 }
 
+const GUEST: &str = "6a1f0000-1111-4222-8333-444444444444";
+
+#[test]
+fn configurations_of_guests_are_kept_in_the_domain() {
+    let (daemon, _) = managed();
+    let none = daemon.json(["domain", "ovf", "list", "images"]);
+    assert!(none["ovf-store"]["volume"].is_null(), "{none}");
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("vm.ovf");
+    let path = file.to_str().expect("a path of text");
+    for text in ["<Envelope one/>\n", "<Envelope two/>\n"] {
+        std::fs::write(&file, text).expect("a file");
+        daemon.done(["domain", "ovf", "save", "images", GUEST, path]);
+        assert_eq!(
+            daemon.done(["domain", "ovf", "show", "images", GUEST]),
+            text
+        );
+    }
+    let list = daemon.json(["domain", "ovf", "list", "images"]);
+    assert_eq!(
+        list["ovf-store"]["files"][0]["name"],
+        format!("{GUEST}.ovf")
+    );
+    assert_eq!(list["ovf-store"]["files"][0]["size_bytes"], 16);
+    // Two stores, made when the first was needed, and volumes like others.
+    let volumes = daemon.json(["volume", "list", "images"]);
+    assert_eq!(volumes["volumes"].as_array().map(Vec::len), Some(2));
+    daemon.done(["domain", "ovf", "remove", "images", GUEST]);
+    let gone = daemon.run(["domain", "ovf", "show", "images", GUEST]);
+    assert_eq!(gone.status, 1, "{gone:?}");
+}
+
 #[test]
 fn a_volume_lives_from_creation_to_deletion() {
     let (daemon, domain) = managed();
@@ -324,6 +356,17 @@ fn every_name_that_cannot_be_right_is_refused_with_its_reason() {
             "attached to pool",
         ),
         (&["pool", "disconnect"], 1, "spm stop"),
+        (&["domain", "ovf", "show", "images", "vm1"], 1, "UUID"),
+        (
+            &["domain", "ovf", "save", "images", GUEST, "/dev/null"],
+            1,
+            "0 bytes",
+        ),
+        (
+            &["domain", "ovf", "remove", "images", GUEST],
+            1,
+            "OVF_STORE",
+        ),
         (&["task", "show", "abcdefgh"], 1, "task list"),
         (&["storage", "disconnect", "nfs:x:/y"], 1, "storage status"),
         (&["storage", "connect", "local", "relative"], 1, ""),

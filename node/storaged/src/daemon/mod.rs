@@ -31,7 +31,6 @@ use std::time::{Duration, Instant};
 
 use control::config::Storage;
 use control::storage::request::WatchedDrive;
-use control::storage::{Failure, FailureKind};
 use linux::process::{Notice, Signals};
 use smol::channel::{Receiver, Sender, bounded, unbounded};
 use smol::{Async, LocalExecutor};
@@ -271,15 +270,4 @@ fn prepare(options: &Options) {
 /// Milliseconds of a duration.
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A new random UUID.
-pub(crate) fn random_uuid() -> Result<String, Failure> {
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes))
-        .map_err(|error| Failure::new(FailureKind::Failed, format!("/dev/urandom: {error}")))?;
-    Ok(uuid::Builder::from_random_bytes(bytes)
-        .into_uuid()
-        .to_string())
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use control::storage::connection::Connection;
+use control::storage::ovf::OvfRequest;
 use control::storage::report::StorageReport;
 use control::storage::request::{LeaseRequest, PoolRequest, VolumeRequest};
 use control::storage::{Answer, Failure, FailureKind, Reply, Request};
@@ -43,6 +44,7 @@ impl Daemon {
             Request::Domain(request) => self.answer_domain(request).await,
             Request::Volume(request) => self.answer_volume(request).await,
             Request::Lease(request) => self.answer_lease(request).await.map(reply),
+            Request::Ovf(request) => self.answer_ovf(request).await.map(reply),
             Request::Pool(request) => self.answer_pool(request).await,
             Request::Spm(request) => Ok(self.answer_spm(request).await),
             Request::Task(request) => self.tasks.answer(request).await.map(reply),
@@ -255,6 +257,24 @@ impl Daemon {
         self.workers.work(&key, work, deadline).await
     }
 
+    async fn answer_ovf(self: &Rc<Self>, request: OvfRequest) -> Result<Answer> {
+        let (domain, guest) = request.names();
+        if let Some(guest) = guest {
+            // Only looks at the form: every UUID is written alike.
+            guest
+                .parse::<LeaseId>()
+                .map_err(|_| not_uuid("guest", guest))?;
+        }
+        let place = self.place(domain)?;
+        let (key, deadline) = if request.is_reading() {
+            (Key::Domain(place.domain.clone()), READ_DEADLINE)
+        } else {
+            (self.writer(&place)?, CHANGE_DEADLINE)
+        };
+        let work = Work::Ovf { place, request };
+        self.workers.work(&key, work, deadline).await
+    }
+
     async fn answer_pool(self: &Rc<Self>, request: PoolRequest) -> Result<Reply> {
         match request {
             PoolRequest::Create {
@@ -324,7 +344,7 @@ impl Daemon {
                 .parse::<PoolId>()
                 .map_err(|_| not_uuid("pool", &pool))?
                 .to_string(),
-            None => super::random_uuid()?,
+            None => crate::random::uuid()?,
         };
         let places = domains
             .iter()

@@ -68,7 +68,7 @@ impl Tasks {
         }
         let number = self.next.get();
         self.next.set(number + 1);
-        let id = super::random_uuid()?;
+        let id = crate::random::uuid()?;
         let report = TaskReport {
             id: id.clone(),
             what: what.to_owned(),

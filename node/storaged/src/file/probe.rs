@@ -25,7 +25,7 @@ pub const DIRECT_IO_TEST: &str = "__DIRECT_IO_TEST__";
 ///
 /// `Unsupported` when the file system has no direct I/O; I/O.
 pub fn block_size(mount: &Path) -> Result<u32> {
-    let path = mount.join(format!("{PROBE_PREFIX}{}", random_name()?));
+    let path = mount.join(format!("{PROBE_PREFIX}{}", crate::random::uuid()?));
     let answer = probe(&path);
     // It may have been made even when the answer is an error.
     let removed = fs::remove_file(&path);
@@ -75,22 +75,6 @@ fn probe(path: &Path) -> io::Result<Option<u32>> {
         }
     }
     Ok(None)
-}
-
-/// A name nobody else uses: a random UUID.
-fn random_name() -> Result<String> {
-    let mut bytes = [0; 16];
-    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| Failure::new(FailureKind::Failed, format!("get random bytes: {e}")))?;
-    if got != bytes.len() {
-        return Err(Failure::new(
-            FailureKind::Failed,
-            format!("get random bytes: {got} of {}", bytes.len()),
-        ));
-    }
-    Ok(uuid::Builder::from_random_bytes(bytes)
-        .into_uuid()
-        .to_string())
 }
 
 #[cfg(test)]

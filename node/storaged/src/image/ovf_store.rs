@@ -6,14 +6,15 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use control::storage::{Failure, FailureKind};
-use disk_format::vdsm::ovf::{Description, newest};
+use disk_format::vdsm::ovf::{Description, VOLUME_BYTES, date, newest};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
-use disk_format::vdsm::volume::{DiskType, Legality};
+use disk_format::vdsm::volume::{Allocation, DiskType, Legality, VolumeFormat};
 use linux::disk::{Access, AlignedBuffer, BlockDevice};
 
 use super::Work;
 use super::chain::{Link, View};
 use super::copy::Hold;
+use super::create::{CreateVolume, create};
 use crate::domain::Domain;
 use crate::job::{Context, Result};
 use crate::layout::Layout;
@@ -165,6 +166,84 @@ pub fn pack(files: &BTreeMap<String, Vec<u8>>, mtime_s: u64) -> Result<Vec<u8>> 
             .map_err(refused)?;
     }
     builder.into_inner().map_err(refused)
+}
+
+/// Stores a domain has: while one is written, the other can be read.
+const STORES: usize = 2;
+
+/// Puts a file into what the domain keeps, or takes it out: the newest store's
+/// files with this change are written to another store, which is then the newest.
+/// Stores that are missing are made. `now_s` is the time in seconds after 1970.
+///
+/// # Errors
+///
+/// `NotFound` for a file to be taken out that is not there; as [`read_newest`],
+/// [`write`] and [`create`].
+pub fn change(work: &Work<'_>, name: &str, content: Option<&[u8]>, now_s: u64) -> Result<()> {
+    let mut stores = stores(work.domain)?;
+    let newest = newest(stores.iter().map(|store| (store, &store.description)))
+        .map(|(store, _)| store.clone());
+    let mut files = match &newest {
+        Some(store) => read(work.context, work.layout, work.domain, store)?,
+        None => BTreeMap::new(),
+    };
+    match content {
+        Some(content) => drop(files.insert(name.to_owned(), content.to_owned())),
+        None if files.remove(name).is_some() => {}
+        None => {
+            return Err(Failure::new(
+                FailureKind::NotFound,
+                format!(
+                    "domain {}: {name} is not in its OVF_STORE",
+                    work.domain.id()
+                ),
+            ));
+        }
+    }
+    while stores.len() < STORES {
+        stores.push(make(work)?);
+    }
+    let target = stores
+        .iter()
+        .filter(|store| newest.as_ref().map(|newest| newest.volume) != Some(store.volume))
+        .min_by_key(|store| store.description.written_s());
+    let target = target.ok_or_else(|| {
+        Failure::new(
+            FailureKind::Failed,
+            format!("domain {}: no OVF_STORE to write to", work.domain.id()),
+        )
+    })?;
+    // Newer than the one before, whatever the clock says.
+    let before = newest.and_then(|store| store.description.written_s());
+    let when = before.map_or(now_s, |before| now_s.max(before.saturating_add(1)));
+    write(work, target, &files, &date(when))
+}
+
+/// Makes an empty store.
+fn make(work: &Work<'_>) -> Result<Store> {
+    let image = ImageId::from_bytes(crate::random::new()?.into_bytes());
+    let volume = VolumeId::from_bytes(crate::random::new()?.into_bytes());
+    let description = Description {
+        updated: false,
+        size_bytes: 0,
+        last_updated: String::new(),
+        domains: vec![work.domain.id()],
+    };
+    create(
+        work,
+        &CreateVolume {
+            allocation: Allocation::Preallocated,
+            format: VolumeFormat::Raw,
+            disk_type: DiskType::OvfStore,
+            description: description.emit(),
+            ..CreateVolume::new(image, volume, VOLUME_BYTES)
+        },
+    )?;
+    Ok(Store {
+        image,
+        volume,
+        description,
+    })
 }
 
 /// Writes a store: its description says "not whole" before the first byte and

@@ -8,7 +8,7 @@ use control::storage::{Answer, Failure, FailureKind};
 
 use super::host::Host;
 use super::work::{Carrier, Work};
-use super::{describe, domains, pools, volumes};
+use super::{describe, domains, ovf, pools, volumes};
 use crate::authority::Authority;
 use crate::connect::Health;
 use crate::job::{Context, Result};
@@ -90,6 +90,7 @@ pub fn run(
             request,
         } => volumes::run(place, target.as_ref(), request, host, authority, context),
         Work::Lease { place, request } => domains::lease(place, request, host, authority, context),
+        Work::Ovf { place, request } => ovf::run(place, request, host, authority, context),
         Work::ConnectPool { pool } => pools::connect(pool, host, context),
         Work::DisconnectPool { pool } => pools::disconnect(pool, host),
         Work::SpmState { pool } => pools::role(pool, host, context),

@@ -13,6 +13,7 @@ pub mod dispatch;
 mod domains;
 pub mod frame;
 pub mod host;
+mod ovf;
 mod pools;
 pub mod serve;
 pub(crate) mod upgrade;

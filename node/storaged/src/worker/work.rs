@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use control::config::{GivingBack, Manager, Thin};
 use control::storage::Connection;
+use control::storage::ovf::OvfRequest;
 use control::storage::request::{LeaseRequest, NewDomain, VolumeName, VolumeRequest};
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +204,13 @@ pub enum Work {
         /// What.
         request: LeaseRequest,
     },
+    /// Configurations of guests.
+    Ovf {
+        /// Domain.
+        place: Place,
+        /// What.
+        request: OvfRequest,
+    },
     // --- The pool ---
     /// `Answer::Pool`: makes a pool of unattached domains, the first the master.
     CreatePool {
@@ -384,6 +392,12 @@ impl Work {
                 LeaseRequest::Show { .. } => "show lease",
                 LeaseRequest::Remove { .. } => "remove lease",
                 LeaseRequest::Rebuild { .. } => "rebuild leases",
+            },
+            Self::Ovf { request, .. } => match request {
+                OvfRequest::List { .. } => "list configurations",
+                OvfRequest::Show { .. } => "show configuration",
+                OvfRequest::Save { .. } => "save configuration",
+                OvfRequest::Remove { .. } => "remove configuration",
             },
             Self::CreatePool { .. } => "create pool",
             Self::ConnectPool { .. } => "connect pool",

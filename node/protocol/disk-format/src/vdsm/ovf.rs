@@ -2,6 +2,7 @@
 //! of guests, and which of them is the newest.
 
 use serde_json::Value;
+use time::{OffsetDateTime, Weekday};
 
 use super::error::FormatError;
 use super::uuid::DomainId;
@@ -11,7 +12,46 @@ pub const VOLUME_BYTES: u64 = 128 << 20;
 /// What the description of the disk says.
 pub const DISK_DESCRIPTION: &str = "OVF_STORE";
 
+/// What a store's archive calls the configuration of guest N: `N.ovf`.
+pub const SUFFIX: &str = ".ovf";
+
 const RECORD: &str = "OVF_STORE description";
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+/// `Last Updated` of a store written `unix_s` seconds after 1970, UTC: as
+/// `Tue Sep 21 14:01:02 UTC 2021`. Times beyond the year 9999 are cut to it.
+#[must_use]
+pub fn date(unix_s: u64) -> String {
+    let last = time::Date::MAX.with_hms(23, 59, 59).map_or(
+        OffsetDateTime::UNIX_EPOCH,
+        time::PrimitiveDateTime::assume_utc,
+    );
+    let at = i64::try_from(unix_s)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .unwrap_or(last);
+    let day = match at.weekday() {
+        Weekday::Monday => "Mon",
+        Weekday::Tuesday => "Tue",
+        Weekday::Wednesday => "Wed",
+        Weekday::Thursday => "Thu",
+        Weekday::Friday => "Fri",
+        Weekday::Saturday => "Sat",
+        Weekday::Sunday => "Sun",
+    };
+    let month = usize::from(u8::from(at.month()) - 1);
+    format!(
+        "{day} {} {:02} {:02}:{:02}:{:02} UTC {:04}",
+        MONTHS.get(month).unwrap_or(&"Jan"),
+        at.day(),
+        at.hour(),
+        at.minute(),
+        at.second(),
+        at.year()
+    )
+}
 
 /// What the description of an OVF_STORE volume says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,27 +138,22 @@ impl Description {
         )
     }
 
-    /// `Last Updated` as something that can be compared: year, month, day,
-    /// hour, minute, second. Zones are not looked at: one manager writes one.
-    fn written(&self) -> Option<[u32; 6]> {
-        const MONTHS: [&str; 12] = [
-            "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-        ];
+    /// `Last Updated` in seconds after 1970, for comparison: zones are not looked
+    /// at, one manager writes one. Nothing when it is no date.
+    #[must_use]
+    pub fn written_s(&self) -> Option<u64> {
         let words: Vec<&str> = self.last_updated.split_ascii_whitespace().collect();
         let [_, month, day, time, .., year] = words.as_slice() else {
             return None;
         };
         let month = MONTHS.iter().position(|name| name == month)?;
-        let mut clock = time.split(':').map(str::parse::<u32>);
+        let month = time::Month::try_from(u8::try_from(month).ok()? + 1).ok()?;
+        let date =
+            time::Date::from_calendar_date(year.parse().ok()?, month, day.parse().ok()?).ok()?;
+        let mut clock = time.split(':').map(str::parse::<u8>);
         let mut next = || clock.next()?.ok();
-        Some([
-            year.parse().ok()?,
-            u32::try_from(month).ok()?,
-            day.parse().ok()?,
-            next()?,
-            next()?,
-            next()?,
-        ])
+        let at = date.with_hms(next()?, next()?, next()?).ok()?;
+        u64::try_from(at.assume_utc().unix_timestamp()).ok()
     }
 }
 
@@ -131,7 +166,7 @@ pub fn newest<'a, T>(
     for (name, store) in stores {
         let newer = best
             .as_ref()
-            .is_none_or(|(_, best)| store.written() > best.written());
+            .is_none_or(|(_, best)| store.written_s() > best.written_s());
         if store.updated && newer {
             best = Some((name, store));
         }
@@ -162,6 +197,23 @@ mod tests {
         assert_eq!(newest(all).map(|(name, _)| name), Some(2));
         assert_eq!(newest([(1, &never)]).map(|(name, _)| name), Some(1));
         assert_eq!(newest([(4, &half)]).map(|(name, _)| name), None);
+    }
+
+    #[test]
+    fn dates_are_written_as_managers_write_them_and_read_back() {
+        assert_eq!(date(1_632_232_862), "Tue Sep 21 14:01:02 UTC 2021");
+        assert_eq!(date(0), "Thu Jan 01 00:00:00 UTC 1970");
+        assert_eq!(date(u64::MAX), "Fri Dec 31 23:59:59 UTC 9999");
+        for seconds in [0, 951_782_399, 1_709_208_000, 4_102_444_799] {
+            assert_eq!(store(true, &date(seconds)).written_s(), Some(seconds));
+        }
+        for wrong in [
+            "",
+            "Tue Sep 31 14:01:02 UTC 2021",
+            "Tue Sep 21 24:01 UTC 2021",
+        ] {
+            assert_eq!(store(true, wrong).written_s(), None);
+        }
     }
 
     #[test]

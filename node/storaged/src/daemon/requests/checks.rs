@@ -4,7 +4,6 @@ use control::storage::request::VolumeRequest;
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
 
-use crate::daemon::random_uuid;
 use crate::job::Result;
 
 /// Longest text people may give.
@@ -64,7 +63,7 @@ pub(super) fn check_volume_request(request: &mut VolumeRequest) -> Result<()> {
     };
     let make = |id: &mut Option<String>| -> Result<()> {
         if id.is_none() {
-            *id = Some(random_uuid()?);
+            *id = Some(crate::random::uuid()?);
         }
         Ok(())
     };

@@ -11,7 +11,7 @@ use super::checks::{bad, check_luns, check_text, not_uuid};
 use super::{READ_DEADLINE, reply};
 use crate::daemon::tasks::{After, nothing};
 use crate::daemon::workers::Key;
-use crate::daemon::{Daemon, connections, random_uuid};
+use crate::daemon::{Daemon, connections};
 use crate::job::Result;
 use crate::worker::work::{Place, PoolContext, Work};
 
@@ -254,7 +254,7 @@ impl Daemon {
                 .parse::<DomainId>()
                 .map_err(|_| not_uuid("domain", id))?
                 .to_string(),
-            None => random_uuid()?,
+            None => crate::random::uuid()?,
         };
         if self.domains.borrow().contains_key(&id) {
             return Err(Failure::new(

@@ -1,7 +1,8 @@
 //! Each operation once, as it is meant to go, and what it refuses.
 
 use control::storage::FailureKind;
-use disk_format::vdsm::volume::{Allocation, Legality, VolumeFormat, VolumeType};
+use disk_format::vdsm::ovf::Description;
+use disk_format::vdsm::volume::{Allocation, DiskType, Legality, VolumeFormat, VolumeType};
 
 use super::site::{CAPACITY, Site, Sort, both, image, tool, volume};
 use crate::image::copy::{self, CopyOptions, NewCopy, Source};
@@ -493,24 +494,8 @@ fn volumes_grow_for_guest_and_data_and_shrink_to_what_they_use() {
 #[test]
 fn ovf_store_is_not_whole_while_it_is_written() {
     both(|site| {
-        use disk_format::vdsm::ovf::Description;
-        use disk_format::vdsm::volume::DiskType;
         let work = site.work();
-        for id in [1, 2] {
-            let empty = Description {
-                updated: false,
-                size_bytes: 0,
-                last_updated: String::new(),
-                domains: vec![site.domain.id()],
-            };
-            let request = CreateVolume {
-                allocation: Allocation::Preallocated,
-                disk_type: DiskType::OvfStore,
-                description: empty.emit(),
-                ..site.request(id, id, VolumeFormat::Raw)
-            };
-            create(&work, &request).unwrap();
-        }
+        site.make_stores();
         let domain = site.domain.as_ref();
         let none = ovf_store::read_newest(&site.context, &site.layout, domain).unwrap_err();
         assert_eq!(none.kind, FailureKind::NotFound);
@@ -546,7 +531,70 @@ fn ovf_store_is_not_whole_while_it_is_written() {
     });
 }
 
+#[test]
+fn a_guest_s_configuration_is_kept_in_two_stores_by_turns() {
+    both(|site| {
+        let work = site.work();
+        site.make_stores();
+        let domain = site.domain.as_ref();
+        let kept = || ovf_store::read_newest(&site.context, &site.layout, domain).unwrap();
+        let missing = ovf_store::change(&work, "a.ovf", None, 1_000).unwrap_err();
+        assert_eq!(missing.kind, FailureKind::NotFound);
+
+        ovf_store::change(&work, "a.ovf", Some(b"one"), 1_000).unwrap();
+        let (first, files) = kept();
+        assert_eq!(files.get("a.ovf").map(Vec::as_slice), Some(&b"one"[..]));
+        assert_eq!(ovf_store::stores(domain).unwrap().len(), 2);
+        // In the same second, and with a clock set back: newer all the same.
+        ovf_store::change(&work, "b.ovf", Some(b"two"), 1_000).unwrap();
+        let (second, files) = kept();
+        assert_ne!(first.volume, second.volume);
+        assert_eq!(files.len(), 2);
+        ovf_store::change(&work, "a.ovf", None, 10).unwrap();
+        let (third, files) = kept();
+        assert_eq!(third.volume, first.volume);
+        assert_eq!(files.keys().collect::<Vec<_>>(), ["b.ovf"]);
+        assert_eq!(ovf_store::stores(domain).unwrap().len(), 2);
+
+        // A crash at any step leaves what was kept before, or the change.
+        let before = kept().1;
+        for step in 1..9 {
+            site.steps.arm(step, true);
+            let outcome = ovf_store::change(&work, "b.ovf", Some(b"three"), 2_000);
+            site.steps.disarm();
+            let after = kept().1;
+            assert!(outcome.is_ok() || after == before, "step {step}");
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        assert_eq!(
+            kept().1.get("b.ovf").map(Vec::as_slice),
+            Some(&b"three"[..])
+        );
+    });
+}
+
 impl Site {
+    /// Two empty OVF stores, smaller than managers make them.
+    fn make_stores(&self) {
+        for id in [1, 2] {
+            let empty = Description {
+                updated: false,
+                size_bytes: 0,
+                last_updated: String::new(),
+                domains: vec![self.domain.id()],
+            };
+            let request = CreateVolume {
+                allocation: Allocation::Preallocated,
+                disk_type: DiskType::OvfStore,
+                description: empty.emit(),
+                ..self.request(id, id, VolumeFormat::Raw)
+            };
+            create(&self.work(), &request).unwrap();
+        }
+    }
+
     fn with_store(&self, id: u8, what: impl FnOnce(&[u8])) {
         let wanted = Wanted {
             image: image(id),
