@@ -15,6 +15,7 @@
 //! its `SDM` lease); who changes the content of one volume holds that volume's
 //! lease ([`operation`]).
 
+pub mod bitmap;
 pub mod chain;
 pub mod copy;
 pub mod create;

@@ -59,6 +59,8 @@ pub enum Answer {
     Volumes(Vec<VolumeReport>),
     /// A volume.
     Volume(VolumeReport),
+    /// Bitmaps of a volume.
+    Bitmaps(Vec<BitmapReport>),
     /// An image that is usable now.
     Prepared(PreparedReport),
     /// External leases.
@@ -366,13 +368,18 @@ pub enum TaskState {
     Failed,
     /// Ended by request.
     Cancelled,
+    /// Ended with the daemon that did it; its failure tells what to do.
+    Interrupted,
 }
 
 impl TaskState {
     /// Whether nothing more will happen.
     #[must_use]
     pub const fn ended(self) -> bool {
-        matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+        matches!(
+            self,
+            Self::Done | Self::Failed | Self::Cancelled | Self::Interrupted
+        )
     }
 
     /// The word people and JSON use.
@@ -386,6 +393,7 @@ impl TaskState {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Interrupted => "interrupted",
         }
     }
 }
@@ -418,6 +426,9 @@ pub struct TaskReport {
     pub result: Option<Box<Answer>>,
     /// Why it failed.
     pub failure: Option<Failure>,
+    /// What is to be done should the daemon end before it does.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub if_interrupted: String,
 }
 
 /// A worker process.
@@ -448,6 +459,9 @@ pub struct WatchReport {
     pub qmp: String,
     /// Its drives.
     pub drives: Vec<WatchedDriveReport>,
+    /// What is told of it: that it migrates, is held, copies a drive.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub told: Vec<String>,
     /// Why it is not watched at the moment.
     pub reason: Option<String>,
 }
@@ -468,4 +482,19 @@ pub struct WatchedDriveReport {
     pub size_bytes: Option<u64>,
     /// What went wrong last.
     pub reason: Option<String>,
+}
+
+/// A bitmap of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BitmapReport {
+    /// Its name.
+    pub name: String,
+    /// Bytes that one bit stands for.
+    pub granularity_bytes: u64,
+    /// Whether it notes writes.
+    pub enabled: bool,
+    /// It was open when its writer ended: what it says is not complete, and it can
+    /// only be removed.
+    pub broken: bool,
 }

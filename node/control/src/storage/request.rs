@@ -274,6 +274,74 @@ pub struct CopyTarget {
     /// All bytes allocated from the start.
     #[serde(default)]
     pub preallocated: bool,
+    /// Copy the source's bitmaps, too (QCOW2, domains from version 4 on).
+    #[serde(default)]
+    pub bitmaps: bool,
+    /// MiB a second at most; as fast as it goes when absent.
+    #[serde(default)]
+    pub mib_per_s: Option<u32>,
+}
+
+/// A change of a volume's bitmaps, by which backups know what changed since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum BitmapChange {
+    /// A new one, which notes all writes from now on.
+    Add {
+        /// Its name, 1 to 1023 bytes.
+        name: String,
+        /// Bytes that one bit stands for: a power of two from 512 to 2^31;
+        /// QEMU's choice when absent.
+        #[serde(default)]
+        granularity_bytes: Option<u32>,
+        /// Notes nothing yet.
+        #[serde(default)]
+        disabled: bool,
+    },
+    /// One goes.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// All go.
+    Clear,
+}
+
+/// What happens to a guest whose drives are watched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum GuestChange {
+    /// It leaves for another host, which has to map what its volumes become
+    /// before this one writes there.
+    Migrating {
+        /// Socket on this host at which that host's storage daemon answers;
+        /// without it nothing is extended until the migration ends.
+        #[serde(default)]
+        destination: Option<String>,
+    },
+    /// It has stayed, or is gone.
+    Stayed,
+    /// It is not to be continued for now, although it may have room.
+    Hold,
+    /// It may be continued again.
+    Release,
+    /// A disk of it was given another capacity.
+    Resized {
+        /// QEMU's name of its node.
+        node: String,
+    },
+    /// A drive is being copied to another thin volume, which is extended first.
+    Replicating {
+        /// QEMU's name of its node.
+        node: String,
+        /// The copy.
+        replica: VolumeName,
+    },
+    /// The copying has ended.
+    Replicated {
+        /// QEMU's name of its node.
+        node: String,
+    },
 }
 
 /// A drive of a guest, to be watched and extended.
@@ -393,6 +461,29 @@ pub enum VolumeRequest {
     Merge {
         /// The upper one, which goes.
         volume: VolumeName,
+        /// Zero it before its room is given back.
+        #[serde(default)]
+        wipe: bool,
+        /// Discard it, too.
+        #[serde(default)]
+        discard: bool,
+    },
+    /// The bitmaps of a QCOW2 volume.
+    Bitmaps {
+        /// Which.
+        volume: VolumeName,
+    },
+    /// Change them, while no guest uses the volume.
+    Bitmap {
+        /// Which.
+        volume: VolumeName,
+        /// How.
+        change: BitmapChange,
+    },
+    /// Map what a volume has become, on this host.
+    Refresh {
+        /// Which.
+        volume: VolumeName,
     },
     /// Change what is written about a volume.
     Set {
@@ -421,6 +512,13 @@ pub enum VolumeRequest {
     Unwatch {
         /// QMP socket of the guest.
         qmp: String,
+    },
+    /// What happens to a guest that is watched.
+    Guest {
+        /// QMP socket of the guest.
+        qmp: String,
+        /// What.
+        change: GuestChange,
     },
 }
 

@@ -2,8 +2,8 @@
 
 use control::storage::ovf::OvfReport;
 use control::storage::report::{
-    ConnectionReport, DomainReport, LeaseReport, PoolReport, SpmReport, StorageReport, TaskReport,
-    VolumeReport, WorkerReport,
+    BitmapReport, ConnectionReport, DomainReport, LeaseReport, PoolReport, SpmReport,
+    StorageReport, TaskReport, VolumeReport, WorkerReport,
 };
 use control::storage::{Answer, Format, Lun};
 
@@ -40,6 +40,7 @@ pub(crate) fn answer(answer: &Answer) -> String {
         Answer::Domain(report) => domain(&mut out, report),
         Answer::Volumes(reports) => volumes(&mut out, reports),
         Answer::Volume(report) => volume(&mut out, report),
+        Answer::Bitmaps(reports) => bitmaps(&mut out, reports),
         Answer::Prepared(report) => {
             field(&mut out, "path", &report.path);
             for volume in &report.chain {
@@ -420,6 +421,22 @@ fn leases(out: &mut String, reports: &[LeaseReport]) {
         if let Some(reason) = &report.reason {
             field(out, "reason", reason);
         }
+    }
+}
+
+fn bitmaps(out: &mut String, reports: &[BitmapReport]) {
+    if reports.is_empty() {
+        line(out, "no bitmaps");
+    }
+    for report in reports {
+        let state = match (report.broken, report.enabled) {
+            (true, _) => "broken: incomplete, remove it",
+            (false, true) => "notes writes",
+            (false, false) => "notes nothing",
+        };
+        field(out, "bitmap", &report.name);
+        let granularity = amount(report.granularity_bytes);
+        field(out, "", &format!("{granularity} a bit, {state}"));
     }
 }
 

@@ -7,11 +7,12 @@ use control::storage::Format;
 use control::storage::connection::{Chap, Connection, Secret};
 use control::storage::ovf::OVF_BYTES_MAX;
 use control::storage::request::{
-    Class, CopyTarget, DomainRequest, NewDomain, NewPlace, NewVolume, VolumeRequest, WatchedDrive,
+    BitmapChange, Class, CopyTarget, DomainRequest, GuestChange, NewDomain, NewPlace, NewVolume,
+    VolumeRequest, WatchedDrive,
 };
 
 use super::args::{ConnectCommand, DomainCommand, IscsiOrder, Long};
-use super::volume_args::{CopyArguments, VolumeCommand};
+use super::volume_args::{BitmapCommand, CopyArguments, GuestCommand, VolumeCommand};
 use super::volume_name;
 use crate::args::Output;
 use crate::session::Session;
@@ -374,12 +375,24 @@ pub(super) fn volume(command: VolumeCommand) -> Result<Asked> {
             },
             long,
         ),
-        VolumeCommand::Merge(volume) => Asked::Long(
+        VolumeCommand::Merge {
+            volume,
+            wipe,
+            discard,
+        } => Asked::Long(
             VolumeRequest::Merge {
                 volume: volume_name(&volume.volume)?,
+                wipe,
+                discard,
             },
             volume.long,
         ),
+        VolumeCommand::Bitmap(command) => bitmap(command)?,
+        VolumeCommand::Refresh { volume, output } => {
+            let volume = volume_name(&volume)?;
+            Asked::Short(VolumeRequest::Refresh { volume }, output)
+        }
+        VolumeCommand::Guest(command) => guest(command)?,
         VolumeCommand::Set {
             volume,
             legality,
@@ -422,8 +435,74 @@ fn copy(arguments: CopyArguments) -> Result<(control::storage::VolumeName, CopyT
         volume: arguments.volume,
         format: arguments.format.as_deref().map(read_format),
         preallocated: arguments.preallocated,
+        bitmaps: arguments.bitmaps,
+        mib_per_s: arguments.rate,
     };
     Ok((source, target, arguments.long))
+}
+
+fn bitmap(command: BitmapCommand) -> Result<Asked> {
+    let (of, change) = match command {
+        BitmapCommand::List(of) => {
+            let volume = volume_name(&of.volume)?;
+            return Ok(Asked::Short(VolumeRequest::Bitmaps { volume }, of.output));
+        }
+        BitmapCommand::Add {
+            of,
+            name,
+            granularity,
+            disabled,
+        } => {
+            let granularity_bytes = granularity
+                .map(|bytes| {
+                    u32::try_from(bytes).with_context(|| {
+                        format!("granularity {bytes}: largest allowed is {}", 1_u32 << 31)
+                    })
+                })
+                .transpose()?;
+            (
+                of,
+                BitmapChange::Add {
+                    name,
+                    granularity_bytes,
+                    disabled,
+                },
+            )
+        }
+        BitmapCommand::Remove { of, name } => (of, BitmapChange::Remove { name }),
+        BitmapCommand::Clear(of) => (of, BitmapChange::Clear),
+    };
+    let volume = volume_name(&of.volume)?;
+    Ok(Asked::Short(
+        VolumeRequest::Bitmap { volume, change },
+        of.output,
+    ))
+}
+
+fn guest(command: GuestCommand) -> Result<Asked> {
+    let (guest, change) = match command {
+        GuestCommand::Migrating { guest, destination } => {
+            (guest, GuestChange::Migrating { destination })
+        }
+        GuestCommand::Stayed(guest) => (guest, GuestChange::Stayed),
+        GuestCommand::Hold(guest) => (guest, GuestChange::Hold),
+        GuestCommand::Release(guest) => (guest, GuestChange::Release),
+        GuestCommand::Resized { guest, node } => (guest, GuestChange::Resized { node }),
+        GuestCommand::Replicating {
+            guest,
+            node,
+            volume,
+        } => {
+            let replica = volume_name(&volume)?;
+            (guest, GuestChange::Replicating { node, replica })
+        }
+        GuestCommand::Replicated { guest, node } => (guest, GuestChange::Replicated { node }),
+    };
+    let qmp = guest.qmp;
+    Ok(Asked::Short(
+        VolumeRequest::Guest { qmp, change },
+        guest.output,
+    ))
 }
 
 fn read_format(word: &str) -> Format {

@@ -35,6 +35,12 @@ pub(crate) struct CopyArguments {
     /// Allocate everything at once
     #[arg(long)]
     pub(crate) preallocated: bool,
+    /// Copy its bitmaps, too
+    #[arg(long)]
+    pub(crate) bitmaps: bool,
+    /// MiB a second at most
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: Option<u32>,
     /// Whether to stay.
     #[command(flatten)]
     pub(crate) long: Long,
@@ -187,7 +193,28 @@ pub(crate) enum VolumeCommand {
         long: Long,
     },
     /// Merge a volume into its parent, while no guest uses it
-    Merge(VolumeArgument),
+    Merge {
+        /// The upper one, which goes.
+        #[command(flatten)]
+        volume: VolumeArgument,
+        /// Zero it before its room is given back
+        #[arg(long)]
+        wipe: bool,
+        /// Discard it, too
+        #[arg(long)]
+        discard: bool,
+    },
+    /// Bitmaps of a QCOW2 volume, by which backups know what changed
+    #[command(subcommand)]
+    Bitmap(BitmapCommand),
+    /// Map what a volume has become, on this host
+    Refresh {
+        /// DOMAIN/IMAGE/VOLUME
+        volume: String,
+        /// How to print.
+        #[command(flatten)]
+        output: Output,
+    },
     /// Change what is written about a volume
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Set {
@@ -232,5 +259,106 @@ pub(crate) enum VolumeCommand {
         /// How to print.
         #[command(flatten)]
         output: Output,
+    },
+    /// Tell what happens to a guest that is watched
+    #[command(subcommand)]
+    Guest(GuestCommand),
+}
+
+/// A volume, and how to print.
+#[derive(Debug, Args)]
+pub(crate) struct BitmapArguments {
+    /// DOMAIN/IMAGE/VOLUME
+    pub(crate) volume: String,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Bitmaps.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BitmapCommand {
+    /// Show those there are
+    List(BitmapArguments),
+    /// Make one, which notes all writes from now on
+    Add {
+        /// Of which.
+        #[command(flatten)]
+        of: BitmapArguments,
+        /// Its name
+        name: String,
+        /// What one bit stands for: a power of two from 512 to 2G
+        #[arg(long, value_parser = size, value_name = "SIZE")]
+        granularity: Option<u64>,
+        /// Note nothing yet
+        #[arg(long)]
+        disabled: bool,
+    },
+    /// Remove one
+    Remove {
+        /// Of which.
+        #[command(flatten)]
+        of: BitmapArguments,
+        /// Its name
+        name: String,
+    },
+    /// Remove all
+    Clear(BitmapArguments),
+}
+
+/// A guest, and how to print.
+#[derive(Debug, Args)]
+pub(crate) struct GuestArguments {
+    /// QMP socket of the guest
+    pub(crate) qmp: String,
+    /// How to print.
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// What happens to a guest.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestCommand {
+    /// It leaves: its destination maps what volumes become before they grow here
+    Migrating {
+        /// Which.
+        #[command(flatten)]
+        guest: GuestArguments,
+        /// Socket here at which the destination's storage daemon answers; without
+        /// it nothing is extended until the migration ends
+        #[arg(long, value_name = "SOCKET")]
+        destination: Option<String>,
+    },
+    /// It has stayed, or is gone
+    Stayed(GuestArguments),
+    /// Do not continue it for now, although it may have room
+    Hold(GuestArguments),
+    /// It may be continued again
+    Release(GuestArguments),
+    /// A disk of it was given another capacity
+    Resized {
+        /// Which.
+        #[command(flatten)]
+        guest: GuestArguments,
+        /// QEMU's name of the node
+        node: String,
+    },
+    /// A drive is being copied to another thin volume
+    Replicating {
+        /// Which.
+        #[command(flatten)]
+        guest: GuestArguments,
+        /// QEMU's name of the node
+        node: String,
+        /// DOMAIN/IMAGE/VOLUME of the copy
+        volume: String,
+    },
+    /// That has ended
+    Replicated {
+        /// Which.
+        #[command(flatten)]
+        guest: GuestArguments,
+        /// QEMU's name of the node
+        node: String,
     },
 }

@@ -1,6 +1,7 @@
 //! nodectl against a real storage daemon, on domains of this machine's own disk.
 
 mod support;
+mod volumes;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;

@@ -30,7 +30,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use control::config::Storage;
-use control::storage::request::WatchedDrive;
 use linux::process::{Notice, Signals};
 use smol::channel::{Receiver, Sender, bounded, unbounded};
 use smol::{Async, LocalExecutor};
@@ -42,7 +41,7 @@ use self::domains::Known;
 use self::paths::Paths;
 use self::pool::{Pool, Role, Wanted};
 use self::tasks::Tasks;
-use self::watches::Watched;
+use self::watches::{Kept, Watched};
 use self::workers::{Event, Workers};
 use crate::worker::work::Settings;
 
@@ -69,7 +68,7 @@ pub(crate) struct Daemon {
     /// Guests, by their QMP sockets.
     watches: RefCell<BTreeMap<String, Watched>>,
     /// Guests of an earlier daemon whose domains are not there yet.
-    unwatched: RefCell<Vec<(String, Vec<WatchedDrive>)>>,
+    unwatched: RefCell<Vec<Kept>>,
     /// Counts clients by its references.
     clients: Rc<()>,
     started: Instant,
@@ -122,6 +121,7 @@ impl Daemon {
     /// Gives back what is held, as far as that can be done in time.
     async fn end(self: &Rc<Self>) {
         self.remember();
+        self.tasks.interrupt();
         let orderly = async {
             let here = self.role.borrow().here;
             if here && let Err(failure) = self.stop_spm().await {

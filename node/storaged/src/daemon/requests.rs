@@ -168,7 +168,10 @@ impl Daemon {
             | VolumeRequest::Extend { volume, .. }
             | VolumeRequest::Shrink { volume }
             | VolumeRequest::Delete { volume, .. }
-            | VolumeRequest::Merge { volume }
+            | VolumeRequest::Merge { volume, .. }
+            | VolumeRequest::Bitmaps { volume }
+            | VolumeRequest::Bitmap { volume, .. }
+            | VolumeRequest::Refresh { volume }
             | VolumeRequest::Set { volume, .. }
             | VolumeRequest::LeaseShow { volume } => (volume.domain.clone(), None),
             VolumeRequest::Copy { source, target } | VolumeRequest::Template { source, target } => {
@@ -178,6 +181,9 @@ impl Daemon {
                 return self.watch_guest(qmp, drives.clone()).map(reply);
             }
             VolumeRequest::Unwatch { qmp } => return self.unwatch_guest(qmp).map(reply),
+            VolumeRequest::Guest { qmp, change } => {
+                return self.tell_of_guest(qmp, change.clone()).map(reply);
+            }
         };
         // Only more room, on LUNs: any host of the pool may ask for that.
         if let VolumeRequest::Extend {
@@ -198,11 +204,15 @@ impl Daemon {
                 | VolumeRequest::Prepare { .. }
                 | VolumeRequest::Teardown { .. }
                 | VolumeRequest::LeaseShow { .. }
+                | VolumeRequest::Bitmaps { .. }
+                | VolumeRequest::Refresh { .. }
         );
         let long = !reads
             && !matches!(
                 request,
-                VolumeRequest::Extend { .. } | VolumeRequest::Set { .. }
+                VolumeRequest::Extend { .. }
+                    | VolumeRequest::Set { .. }
+                    | VolumeRequest::Bitmap { .. }
             );
         let key = if reads {
             Key::Domain(place.domain.clone())

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::rc::Rc;
 
 use control::storage::report::TaskReport;
-use control::storage::request::WatchedDrive;
 use serde::{Deserialize, Serialize};
 
 use super::Daemon;
 use super::connections::BY_CONFIGURATION;
 use super::pool::Wanted;
+use super::watches::{Kept, Watched};
 use crate::connect::plan::Document;
 
 /// The file's content.
@@ -25,8 +25,7 @@ pub(crate) struct Remembered {
     /// The manager's role was asked for.
     spm: bool,
     tasks: Vec<TaskReport>,
-    /// QMP sockets and drives.
-    watches: Vec<(String, Vec<WatchedDrive>)>,
+    watches: Vec<Kept>,
 }
 
 impl Daemon {
@@ -40,8 +39,8 @@ impl Daemon {
             watches: self
                 .watches
                 .borrow()
-                .iter()
-                .map(|(qmp, watched)| (qmp.clone(), watched.drives.clone()))
+                .values()
+                .map(Watched::kept)
                 .chain(self.unwatched.borrow().iter().cloned())
                 .collect(),
         };

@@ -39,6 +39,8 @@ pub(crate) struct Tasks {
     /// By order of asking.
     tasks: RefCell<BTreeMap<u64, Task>>,
     next: Cell<u64>,
+    /// The daemon ends: what is cancelled now nobody asked to be.
+    ending: Cell<bool>,
 }
 
 impl std::fmt::Debug for Tasks {
@@ -59,7 +61,12 @@ pub(crate) fn nothing() -> Finish {
 
 impl Tasks {
     /// A new task that nobody works on yet.
-    pub(crate) fn add(&self, what: &str, domain: Option<String>) -> Result<(u64, String)> {
+    pub(crate) fn add(
+        &self,
+        what: &str,
+        domain: Option<String>,
+        if_interrupted: String,
+    ) -> Result<(u64, String)> {
         if self.running() >= RUNNING_MAX as u64 {
             return Err(Failure::new(
                 FailureKind::InUse,
@@ -73,6 +80,7 @@ impl Tasks {
             id: id.clone(),
             what: what.to_owned(),
             domain,
+            if_interrupted,
             ..TaskReport::default()
         };
         let mut tasks = self.tasks.borrow_mut();
@@ -100,11 +108,7 @@ impl Tasks {
     pub(crate) fn restore(&self, reports: Vec<TaskReport>) {
         for mut report in reports.into_iter().take(ENDED_MAX) {
             if !report.state.ended() {
-                report.state = TaskState::Failed;
-                report.failure = Some(Failure::new(
-                    FailureKind::Failed,
-                    "the storage daemon ended during it; what it left is cleaned up or continued by the pool's manager",
-                ));
+                interrupted(&mut report);
             }
             let number = self.next.get();
             self.next.set(number + 1);
@@ -117,6 +121,18 @@ impl Tasks {
                     waiters: Vec::new(),
                 },
             );
+        }
+    }
+
+    /// Cancels everything, for the daemon ends: what can be is taken back while
+    /// there is somebody to do it.
+    pub(crate) fn interrupt(&self) {
+        self.ending.set(true);
+        let tasks = self.tasks.borrow();
+        for task in tasks.values().filter(|task| !task.report.state.ended()) {
+            if let Some(cancel) = &task.cancel {
+                cancel();
+            }
         }
     }
 
@@ -250,6 +266,18 @@ impl Tasks {
     }
 }
 
+/// Ends a task with the daemon.
+fn interrupted(report: &mut TaskReport) {
+    report.state = TaskState::Interrupted;
+    report.failure = Some(Failure::new(
+        FailureKind::Failed,
+        format!(
+            "{}: the storage daemon ended before it did; {}",
+            report.what, report.if_interrupted
+        ),
+    ));
+}
+
 impl Task {
     fn report(&self) -> TaskReport {
         let mut report = self.report.clone();
@@ -268,7 +296,7 @@ impl Daemon {
         work: Work,
         after: After,
     ) -> Reply {
-        let (number, id) = match self.tasks.add(what, domain) {
+        let (number, id) = match self.tasks.add(what, domain, work.if_interrupted()) {
             Ok(added) => added,
             Err(failure) => return Reply::Failure(failure),
         };
@@ -309,6 +337,7 @@ impl Daemon {
                     daemon.workers.stop(&key, false);
                 }
                 after(Rc::clone(&daemon), outcome.clone()).await;
+                let ending = daemon.tasks.ending.get();
                 daemon.tasks.change(number, |task| {
                     task.cancel = None;
                     task.report.took_ms = Some(super::ms(task.asked.elapsed()));
@@ -316,6 +345,9 @@ impl Daemon {
                         Ok(answer) => {
                             task.report.state = TaskState::Done;
                             task.report.result = Some(Box::new(answer));
+                        }
+                        Err(failure) if failure.kind == FailureKind::Cancelled && ending => {
+                            interrupted(&mut task.report);
                         }
                         Err(failure) => {
                             task.report.state = if failure.kind == FailureKind::Cancelled {

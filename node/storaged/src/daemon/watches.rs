@@ -1,20 +1,25 @@
 //! Guests whose thin drives are watched: who extends for them, and who maps what
 //! their volumes have become.
 
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use control::config::Manager;
 use control::storage::report::WatchReport;
-use control::storage::request::WatchedDrive;
-use control::storage::{Answer, Failure, FailureKind, VolumeName};
+use control::storage::request::{GuestChange, VolumeRequest, WatchedDrive};
+use control::storage::{Answer, Failure, FailureKind, Reply, Request, VolumeName};
+use serde::{Deserialize, Serialize};
+use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use smol::net::unix::UnixStream;
 
 use super::Daemon;
 use super::socket::done;
 use super::workers::Key;
 use crate::job::Result;
-use crate::thin::{Drive, Extender, Handle, Later, Monitor, Refresher, Watch};
+use crate::thin::{Command, Drive, Extender, Handle, Later, Monitor, Refresher, Watch};
 use crate::worker::work::{Carrier, ExtendItem, Place, Work};
 
 /// A writer's answer to an extend.
@@ -29,21 +34,112 @@ const WATCHES_MAX: usize = 512;
 /// A watched guest.
 pub(crate) struct Watched {
     handle: Handle,
-    pub(crate) drives: Vec<WatchedDrive>,
+    kept: Kept,
+    /// Where the destination of its migration answers; shared with its monitor.
+    destination: Rc<RefCell<Option<PathBuf>>>,
+}
+
+/// What of a watch survives the daemon: also what holds at the moment, for one
+/// that forgot a migration would extend what the destination does not map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// QMP socket.
+    qmp: String,
+    drives: Vec<WatchedDrive>,
+    #[serde(default)]
+    told: Vec<GuestChange>,
 }
 
 impl Watched {
     pub(crate) fn report(&self) -> WatchReport {
-        self.handle.report()
+        WatchReport {
+            told: self.kept.told.iter().map(words).collect(),
+            ..self.handle.report()
+        }
+    }
+
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept.clone()
+    }
+
+    /// Tells the monitor. False when it does not keep up.
+    fn tell(&mut self, change: GuestChange) -> bool {
+        let command = match &change {
+            GuestChange::Migrating { destination } => {
+                *self.destination.borrow_mut() = destination.as_ref().map(PathBuf::from);
+                Command::Migrating(true)
+            }
+            GuestChange::Stayed => Command::Migrating(false),
+            GuestChange::Hold => Command::Hold(true),
+            GuestChange::Release => Command::Hold(false),
+            GuestChange::Resized { node } => Command::Resized { node: node.clone() },
+            GuestChange::Replicating { node, replica } => Command::Replicating {
+                node: node.clone(),
+                replica: Some(replica.clone()),
+            },
+            GuestChange::Replicated { node } => Command::Replicating {
+                node: node.clone(),
+                replica: None,
+            },
+        };
+        if !self.handle.send(command) {
+            return false;
+        }
+        note(&mut self.kept.told, change);
+        true
+    }
+}
+
+/// What holds after a change.
+fn note(told: &mut Vec<GuestChange>, change: GuestChange) {
+    let of = |node: &str, other: &GuestChange| matches!(other, GuestChange::Replicating { node: theirs, .. } if theirs == node);
+    match &change {
+        GuestChange::Migrating { .. } | GuestChange::Stayed => {
+            told.retain(|other| !matches!(other, GuestChange::Migrating { .. }));
+        }
+        GuestChange::Hold | GuestChange::Release => {
+            told.retain(|other| *other != GuestChange::Hold);
+        }
+        GuestChange::Replicating { node, .. } | GuestChange::Replicated { node } => {
+            told.retain(|other| !of(node, other));
+        }
+        GuestChange::Resized { .. } => {}
+    }
+    let lasts = matches!(
+        change,
+        GuestChange::Migrating { .. } | GuestChange::Hold | GuestChange::Replicating { .. }
+    );
+    if lasts {
+        told.push(change);
+    }
+}
+
+/// What holds, for people.
+fn words(change: &GuestChange) -> String {
+    match change {
+        GuestChange::Migrating {
+            destination: Some(socket),
+        } => format!("migrating, its destination answers at {socket}"),
+        GuestChange::Migrating { destination: None } => {
+            "migrating, nothing is extended until it ends".to_owned()
+        }
+        GuestChange::Hold => "held: it is not continued".to_owned(),
+        GuestChange::Replicating { node, replica } => {
+            format!("drive {node} is copied to volume {}", replica.volume)
+        }
+        other => format!("{other:?}"),
     }
 }
 
 /// The daemon as a monitor needs it.
-struct Helper(Weak<Daemon>);
+struct Helper {
+    daemon: Weak<Daemon>,
+    destination: Rc<RefCell<Option<PathBuf>>>,
+}
 
 impl Extender for Helper {
     fn extend(&self, volume: &VolumeName, mib: u64) -> Later<thin::ExtendOutcome> {
-        let (daemon, volume) = (self.0.clone(), volume.clone());
+        let (daemon, volume) = (self.daemon.clone(), volume.clone());
         Box::pin(async move {
             let Some(daemon) = daemon.upgrade() else {
                 return thin::ExtendOutcome::Failed;
@@ -65,7 +161,7 @@ impl Extender for Helper {
 
 impl Refresher for Helper {
     fn refresh(&self, volume: &VolumeName, _at_least_bytes: u64) -> Later<thin::RefreshOutcome> {
-        let (daemon, volume) = (self.0.clone(), volume.clone());
+        let (daemon, volume) = (self.daemon.clone(), volume.clone());
         Box::pin(async move {
             let Some(daemon) = daemon.upgrade() else {
                 return thin::RefreshOutcome::Failed;
@@ -79,6 +175,71 @@ impl Refresher for Helper {
             }
         })
     }
+
+    fn refresh_destination(
+        &self,
+        volume: &VolumeName,
+        _at_least_bytes: u64,
+    ) -> Later<thin::RefreshOutcome> {
+        let (socket, volume) = (self.destination.borrow().clone(), volume.clone());
+        Box::pin(async move {
+            let Some(socket) = socket else {
+                return thin::RefreshOutcome::Impossible;
+            };
+            match refresh_there(&socket, &volume).await {
+                Ok(size_bytes) => thin::RefreshOutcome::Done { size_bytes },
+                Err(reason) => {
+                    let socket = socket.display();
+                    tracing::warn!(
+                        "volume {}: not refreshed by {socket}: {reason}",
+                        volume.volume
+                    );
+                    thin::RefreshOutcome::Failed
+                }
+            }
+        })
+    }
+}
+
+/// Has the storage daemon of another host map a volume; the size it has there.
+async fn refresh_there(socket: &Path, volume: &VolumeName) -> std::result::Result<u64, String> {
+    let ask = async {
+        let request = Request::Volume(VolumeRequest::Refresh {
+            volume: volume.clone(),
+        });
+        let mut line = serde_json::to_vec(&request).map_err(io::Error::from)?;
+        line.push(b'\n');
+        let mut stream = UnixStream::connect(socket).await?;
+        stream.write_all(&line).await?;
+        let mut answer = Vec::new();
+        // Far more than the report of a volume.
+        let mut stream = BufReader::new(stream.take(1 << 20));
+        stream.read_until(b'\n', &mut answer).await?;
+        Ok(answer)
+    };
+    let late = async {
+        smol::Timer::after(REFRESH_DEADLINE).await;
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    };
+    let answer = smol::future::or(ask, late)
+        .await
+        .map_err(|error| error.to_string())?;
+    match serde_json::from_slice(&answer) {
+        Ok(Reply::Answer(answer)) => match *answer {
+            Answer::Volume(report) => Ok(report.size_bytes),
+            other => Err(format!("another answer: {other:?}")),
+        },
+        Ok(Reply::Failure(failure)) => Err(failure.to_string()),
+        Ok(Reply::Accepted { .. }) => Err("another answer".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn not_watched(qmp: &str) -> Failure {
+    Failure::new(
+        FailureKind::NotFound,
+        format!("{qmp}: not watched; `nodectl storage status --json` shows who is"),
+    )
 }
 
 impl Daemon {
@@ -86,7 +247,16 @@ impl Daemon {
     pub(crate) fn watch_guest(
         self: &Rc<Self>,
         qmp: &str,
+        drives: Vec<WatchedDrive>,
+    ) -> Result<Answer> {
+        self.watch_as(qmp, drives, Vec::new())
+    }
+
+    fn watch_as(
+        self: &Rc<Self>,
+        qmp: &str,
         mut drives: Vec<WatchedDrive>,
+        told: Vec<GuestChange>,
     ) -> Result<Answer> {
         let mut watches = self.watches.borrow_mut();
         if watches.len() >= WATCHES_MAX && !watches.contains_key(qmp) {
@@ -122,7 +292,11 @@ impl Daemon {
             config: crate::thin::config(&self.config.borrow().thin),
             sys: self.options.layout.sys.clone(),
         };
-        let helper = Rc::new(Helper(Rc::downgrade(self)));
+        let destination = Rc::<RefCell<Option<PathBuf>>>::default();
+        let helper = Rc::new(Helper {
+            daemon: Rc::downgrade(self),
+            destination: Rc::clone(&destination),
+        });
         // The one that is there lets go of the socket first: QEMU serves one client.
         watches.remove(qmp);
         let (monitor, handle) = Monitor::new(
@@ -132,7 +306,20 @@ impl Daemon {
         );
         self.executor.spawn(monitor.run()).detach();
         let count = drives.len();
-        watches.insert(qmp.to_owned(), Watched { handle, drives });
+        let mut watched = Watched {
+            handle,
+            kept: Kept {
+                qmp: qmp.to_owned(),
+                drives,
+                told: Vec::new(),
+            },
+            destination,
+        };
+        for change in told {
+            // The monitor has not begun: there is room for as many as are kept.
+            watched.tell(change);
+        }
+        watches.insert(qmp.to_owned(), watched);
         drop(watches);
         self.remember();
         Ok(done(format!("{count} drives of {qmp} are watched")))
@@ -141,21 +328,66 @@ impl Daemon {
     /// Takes up the watches of an earlier daemon, as far as their domains are there.
     pub(crate) fn watch_again(self: &Rc<Self>) {
         let left = std::mem::take(&mut *self.unwatched.borrow_mut());
-        for (qmp, drives) in left {
-            if let Err(failure) = self.watch_guest(&qmp, drives.clone()) {
-                tracing::debug!("{qmp}: {failure}");
-                self.unwatched.borrow_mut().push((qmp, drives));
+        for kept in left {
+            let again = self.watch_as(&kept.qmp, kept.drives.clone(), kept.told.clone());
+            if let Err(failure) = again {
+                tracing::debug!("{}: {failure}", kept.qmp);
+                self.unwatched.borrow_mut().push(kept);
             }
         }
+    }
+
+    /// Takes what happens to a guest that is watched.
+    pub(crate) fn tell_of_guest(
+        self: &Rc<Self>,
+        qmp: &str,
+        mut change: GuestChange,
+    ) -> Result<Answer> {
+        if let GuestChange::Replicating { replica, .. } = &mut change {
+            let place = self.place(&replica.domain)?;
+            if place.carrier != Carrier::Block {
+                return Err(Failure::new(
+                    FailureKind::BadRequest,
+                    format!(
+                        "volume {}: its domain is made of files, which grow by themselves",
+                        replica.volume
+                    ),
+                ));
+            }
+            replica.domain = place.domain;
+        }
+        let mut watches = self.watches.borrow_mut();
+        let watched = watches.get_mut(qmp).ok_or_else(|| not_watched(qmp))?;
+        if let GuestChange::Resized { node }
+        | GuestChange::Replicating { node, .. }
+        | GuestChange::Replicated { node } = &change
+            && !watched.kept.drives.iter().any(|drive| drive.node == *node)
+        {
+            return Err(Failure::new(
+                FailureKind::NotFound,
+                format!("{qmp}: no drive {node} is watched there"),
+            ));
+        }
+        if !watched.tell(change) {
+            return Err(Failure::new(
+                FailureKind::InUse,
+                format!("{qmp}: its monitor does not keep up; ask again"),
+            ));
+        }
+        let told: Vec<String> = watched.kept.told.iter().map(words).collect();
+        drop(watches);
+        self.remember();
+        Ok(done(if told.is_empty() {
+            format!("{qmp} is watched as usual")
+        } else {
+            format!("{qmp}: {}", told.join("; "))
+        }))
     }
 
     /// Ends it.
     pub(crate) fn unwatch_guest(&self, qmp: &str) -> Result<Answer> {
         if self.watches.borrow_mut().remove(qmp).is_none() {
-            return Err(Failure::new(
-                FailureKind::NotFound,
-                format!("{qmp}: not watched; `nodectl storage status --json` shows who is"),
-            ));
+            return Err(not_watched(qmp));
         }
         self.remember();
         Ok(done(format!("{qmp} is not watched any more")))
@@ -202,5 +434,61 @@ impl Daemon {
             Answer::Volume(report) => Ok(report.size_bytes),
             _ => Err(Failure::new(FailureKind::Failed, "refresh: another answer")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replicating(node: &str, volume: &str) -> GuestChange {
+        GuestChange::Replicating {
+            node: node.to_owned(),
+            replica: VolumeName {
+                domain: "d".to_owned(),
+                image: "i".to_owned(),
+                volume: volume.to_owned(),
+            },
+        }
+    }
+
+    #[test]
+    fn what_holds_is_kept_and_what_has_ended_is_not() {
+        let mut told = Vec::new();
+        let here = GuestChange::Migrating {
+            destination: Some("/run/a".to_owned()),
+        };
+        let there = GuestChange::Migrating { destination: None };
+        for change in [
+            here,
+            GuestChange::Hold,
+            replicating("vda", "one"),
+            replicating("vdb", "two"),
+            GuestChange::Resized {
+                node: "vda".to_owned(),
+            },
+            there.clone(),
+            GuestChange::Hold,
+            replicating("vda", "three"),
+        ] {
+            note(&mut told, change);
+        }
+        let all = [
+            replicating("vdb", "two"),
+            there,
+            GuestChange::Hold,
+            replicating("vda", "three"),
+        ];
+        assert_eq!(told, all);
+        for change in [
+            GuestChange::Release,
+            GuestChange::Stayed,
+            GuestChange::Replicated {
+                node: "vda".to_owned(),
+            },
+        ] {
+            note(&mut told, change);
+        }
+        assert_eq!(told, [replicating("vdb", "two")]);
     }
 }

@@ -6,14 +6,16 @@
 
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
-use disk_format::vdsm::volume::{Allocation, VolumeFormat, VolumeMetadata};
+use disk_format::vdsm::version::DomainVersion;
+use disk_format::vdsm::volume::{Allocation, Legality, VolumeFormat, VolumeMetadata};
 
 use super::create::{CreateVolume, create};
 use super::leases::Leases;
 use super::operation::{self, Job};
 use super::prepare::{self, Prepared, Wanted};
 use super::qemu::{self, Convert};
-use super::{Work, size};
+use super::wipe::Disposal;
+use super::{Work, delete, size};
 use crate::authority::Authority;
 use crate::domain::{Domain, VolumeEntry};
 use crate::job::{Context, Result};
@@ -37,6 +39,8 @@ pub struct CopyOptions {
     pub bitmaps: bool,
     /// Compress (QCOW2).
     pub compress: bool,
+    /// MiB a second at most; as fast as it goes when absent.
+    pub mib_per_s: Option<u32>,
     /// The target was just made and never written.
     pub fresh: bool,
     /// Generation and job of the target.
@@ -70,8 +74,8 @@ pub struct NewCopy {
 ///
 /// # Errors
 ///
-/// Those of [`create`] and [`copy_data`]. When the copy fails the new volume is
-/// left ILLEGAL.
+/// Those of [`create`] and [`copy_data`]. When the copy fails or is cancelled the
+/// new volume goes; it is left ILLEGAL only where that fails too.
 pub fn copy_image(work: &Work<'_>, source: Source<'_>, new: &NewCopy) -> Result<VolumeEntry> {
     let held = Hold::take(source.domain, work.layout, source.image, source.volume)?;
     let leaf = held.leaf()?;
@@ -86,6 +90,20 @@ pub fn copy_image(work: &Work<'_>, source: Source<'_>, new: &NewCopy) -> Result<
     } else {
         None
     };
+    if new.options.bitmaps
+        && (format != VolumeFormat::Cow || work.domain.version() < DomainVersion::V4)
+    {
+        return Err(Failure::new(
+            FailureKind::BadRequest,
+            format!(
+                "volume {}: bitmaps are kept in QCOW2 volumes of domains from version 4 on, \
+                 this is {} of version {}",
+                new.volume,
+                qemu::word(format),
+                work.domain.version()
+            ),
+        ));
+    }
     let request = CreateVolume {
         capacity_bytes: template.capacity_bytes,
         initial_bytes,
@@ -113,16 +131,42 @@ pub fn copy_image(work: &Work<'_>, source: Source<'_>, new: &NewCopy) -> Result<
         volume: new.volume,
     };
     work.authority.rest(&work.domain.id().to_string());
-    copy_data(
+    let copied = copy_data(
         work.context,
         work.layout,
         work.leases,
         source,
         target,
         &options,
-    )?;
+    );
     drop(held);
+    if let Err(failure) = copied {
+        give_up(work, new.volume);
+        return Err(failure);
+    }
     Ok(made)
+}
+
+/// Takes the target of a copy that did not come to its end away again: nobody can
+/// use it. One that is LEGAL is not that, whoever made it.
+fn give_up(work: &Work<'_>, volume: VolumeId) {
+    let quiet = Context::quiet();
+    // The copy's own context is cancelled, perhaps.
+    let work = Work {
+        context: &quiet,
+        ..*work
+    };
+    let gone = work
+        .domain
+        .volume(volume)
+        .and_then(|entry| work.domain.volume_metadata(&entry))
+        .and_then(|metadata| match metadata.legality {
+            Legality::Illegal => delete::delete_volume(&work, volume, Disposal::default()),
+            _ => Ok(()),
+        });
+    if let Err(failure) = gone {
+        tracing::warn!(%volume, %failure, "target of a copy left, ILLEGAL");
+    }
 }
 
 /// A volume to be written.
@@ -202,6 +246,7 @@ fn fill(
         compat: qemu::compat(target.domain.version()),
         bitmaps: options.bitmaps,
         compress: options.compress,
+        mib_per_s: options.mib_per_s,
     };
     qemu::convert(context, &convert, &from.prepared.path, &to.prepared.path)?;
     settle(context, target.domain, authority, entry, &metadata, &to)

@@ -11,6 +11,7 @@
 
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
+use disk_format::vdsm::version::DomainVersion;
 use disk_format::vdsm::volume::{Allocation, Legality, VolumeFormat, VolumeMetadata, VolumeType};
 
 use super::chain::{Link, View};
@@ -19,7 +20,7 @@ use super::leases::Leases;
 use super::operation::{self, Job};
 use super::sync::{self, Correction};
 use super::wipe::{self, Disposal};
-use super::{Work, delete, prepare, qemu, size};
+use super::{Work, bitmap, delete, prepare, qemu, size};
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
@@ -112,6 +113,11 @@ pub fn prepare_merge(work: &Work<'_>, merge: Merge) -> Result<()> {
             .min(size::cow_maximum(capacity)),
         (false, false) => 0,
     };
+    let to_bytes = if to_bytes > 0 && !raw {
+        to_bytes.saturating_add(bitmaps_bytes(work, merge, &top, capacity)?)
+    } else {
+        to_bytes
+    };
     if to_bytes > base.entry.size_bytes {
         work.domain.extend(work.authority, &base.entry, to_bytes)?;
     }
@@ -131,6 +137,24 @@ pub fn prepare_merge(work: &Work<'_>, merge: Merge) -> Result<()> {
             .write_volume_metadata(work.authority, &base.entry, &metadata)?;
     }
     Ok(())
+}
+
+/// What the bitmaps of the top will take in the base.
+fn bitmaps_bytes(work: &Work<'_>, merge: Merge, top: &Link, capacity: u64) -> Result<u64> {
+    if top.metadata.format != VolumeFormat::Cow || work.domain.version() < DomainVersion::V4 {
+        return Ok(0);
+    }
+    let found = bitmap::list(
+        work.context,
+        work.layout,
+        work.domain,
+        merge.image,
+        merge.top,
+    )?;
+    Ok(found
+        .iter()
+        .map(|bitmap| bitmap.size_bytes(capacity))
+        .fold(0, u64::saturating_add))
 }
 
 fn zero_tail(work: &Work<'_>, base: &Link) -> Result<()> {
@@ -182,7 +206,11 @@ pub fn commit(
         {
             qemu::resize(context, &into.path, top.metadata.capacity_bytes)?;
         }
-        qemu::commit(context, &into.path, &from.path, top.metadata.format)
+        qemu::commit(context, &into.path, &from.path, top.metadata.format)?;
+        if base.metadata.format == VolumeFormat::Cow && domain.version() >= DomainVersion::V4 {
+            bitmap::merge(context, &into.path, &from.path)?;
+        }
+        Ok(())
     })
 }
 

@@ -46,6 +46,33 @@ pub fn change_content<T>(
     job: &Job,
     body: impl FnOnce(&VolumeEntry, &dyn Authority) -> Result<T>,
 ) -> Result<T> {
+    change(domain, leases, volume, job, true, body)
+}
+
+/// The same for what does not touch what the guest sees: the volume is LEGAL all
+/// the time, and its generation tells that it was done.
+///
+/// # Errors
+///
+/// As [`change_content`]; the volume stays as it was.
+pub fn change_beside<T>(
+    domain: &dyn Domain,
+    leases: &dyn Leases,
+    volume: VolumeId,
+    job: &Job,
+    body: impl FnOnce(&VolumeEntry, &dyn Authority) -> Result<T>,
+) -> Result<T> {
+    change(domain, leases, volume, job, false, body)
+}
+
+fn change<T>(
+    domain: &dyn Domain,
+    leases: &dyn Leases,
+    volume: VolumeId,
+    job: &Job,
+    content: bool,
+    body: impl FnOnce(&VolumeEntry, &dyn Authority) -> Result<T>,
+) -> Result<T> {
     let entry = domain.volume(volume)?;
     let held = leases.acquire(&LeaseName::of_entry(domain, &entry))?;
     let authority = UnderLease::new(domain.id(), held.as_ref());
@@ -63,12 +90,16 @@ pub fn change_content<T>(
         ));
     }
     let mut report = Report::begin(held.as_ref(), job, metadata.generation);
-    metadata.legality = Legality::Illegal;
-    domain.write_volume_metadata(&authority, &entry, &metadata)?;
+    if content {
+        metadata.legality = Legality::Illegal;
+        domain.write_volume_metadata(&authority, &entry, &metadata)?;
+    }
     let done = body(&entry, &authority).and_then(|answer| {
         // The work may have changed the metadata itself (capacity, parent).
         let mut metadata = domain.volume_metadata(&entry)?;
-        metadata.legality = Legality::Legal;
+        if content {
+            metadata.legality = Legality::Legal;
+        }
         metadata.generation = metadata.next_generation();
         domain.write_volume_metadata(&authority, &entry, &metadata)?;
         Ok(answer)

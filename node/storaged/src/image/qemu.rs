@@ -12,6 +12,7 @@ use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::version::DomainVersion;
 use disk_format::vdsm::volume::VolumeFormat;
 
+use super::bitmap::Bitmap;
 use crate::command::{Output, Run};
 use crate::job::{Context, Result};
 
@@ -101,6 +102,8 @@ pub struct Convert {
     pub bitmaps: bool,
     /// Compress (QCOW2).
     pub compress: bool,
+    /// MiB a second at most; as fast as it goes when absent.
+    pub mib_per_s: Option<u32>,
 }
 
 impl Convert {
@@ -137,6 +140,9 @@ impl Convert {
         }
         if self.to == VolumeFormat::Raw && self.to_block {
             list.push("-W".into());
+        }
+        if let Some(rate) = self.mib_per_s {
+            list.extend(["-r".into(), format!("{rate}M").into()]);
         }
         if self.bitmaps && self.to == VolumeFormat::Cow && self.compat != "0.10" {
             list.extend(["--bitmaps", "--skip-broken-bitmaps"].map(OsString::from));
@@ -288,6 +294,102 @@ pub fn end_offset(context: &Context, path: &Path) -> Result<u64> {
     }
 }
 
+/// The bitmaps of the QCOW2 image at `path`.
+///
+/// # Errors
+///
+/// As [`run`]; `Damaged` for an answer that makes no sense.
+pub fn bitmaps(context: &Context, path: &Path) -> Result<Vec<Bitmap>> {
+    // A guest may have it open: only read.
+    let list: Vec<OsString> = ["info", "--output", "json", "-U", "-f", "qcow2"]
+        .map(OsString::from)
+        .into_iter()
+        .chain([path.into()])
+        .collect();
+    let answer = json(&run(context, list, QUESTION, None)?)?;
+    let found = answer.pointer("/format-specific/data/bitmaps");
+    let found = found.and_then(serde_json::Value::as_array);
+    found
+        .into_iter()
+        .flatten()
+        .map(|entry| {
+            let flags = entry.get("flags").and_then(serde_json::Value::as_array);
+            let has = |flag: &str| flags.is_some_and(|flags| flags.iter().any(|f| f == flag));
+            let name = entry.get("name").and_then(serde_json::Value::as_str);
+            Ok(Bitmap {
+                name: name
+                    .ok_or_else(|| {
+                        Failure::new(
+                            FailureKind::Damaged,
+                            format!("{PROGRAM}: answer has a bitmap without a name"),
+                        )
+                    })?
+                    .to_owned(),
+                granularity_bytes: number(entry, "granularity")?,
+                enabled: has("auto"),
+                broken: has("in-use"),
+            })
+        })
+        .collect()
+}
+
+fn bitmap(context: &Context, what: Vec<OsString>, path: &Path, name: &str) -> Result<()> {
+    let list = [OsString::from("bitmap")]
+        .into_iter()
+        .chain(what)
+        .chain(["-f".into(), "qcow2".into(), path.into(), name.into()])
+        .collect();
+    run(context, list, QUESTION, None).map(drop)
+}
+
+/// Makes a bitmap.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn add_bitmap(
+    context: &Context,
+    path: &Path,
+    name: &str,
+    granularity_bytes: Option<u64>,
+    enabled: bool,
+) -> Result<()> {
+    let mut what: Vec<OsString> = vec!["--add".into()];
+    if let Some(bytes) = granularity_bytes {
+        what.extend(["-g".into(), bytes.to_string().into()]);
+    }
+    if !enabled {
+        what.push("--disable".into());
+    }
+    bitmap(context, what, path, name)
+}
+
+/// Removes a bitmap.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn remove_bitmap(context: &Context, path: &Path, name: &str) -> Result<()> {
+    bitmap(context, vec!["--remove".into()], path, name)
+}
+
+/// Adds what the bitmap of the image `from` says to the one of that name in `path`.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn merge_bitmap(context: &Context, path: &Path, from: &Path, name: &str) -> Result<()> {
+    let what = vec![
+        "--merge".into(),
+        name.into(),
+        "-F".into(),
+        "qcow2".into(),
+        "-b".into(),
+        from.into(),
+    ];
+    bitmap(context, what, path, name)
+}
+
 /// Runs it.
 ///
 /// # Errors
@@ -410,6 +512,7 @@ mod tests {
             compat: "1.1",
             bitmaps: false,
             compress: false,
+            mib_per_s: None,
         }
     }
 
@@ -450,9 +553,10 @@ mod tests {
             compat: "0.10",
             bitmaps: true,
             compress: true,
+            mib_per_s: Some(20),
             ..plain(cow, true)
         };
-        assert_eq!(converted(&old), "qcow2 -o compat=0.10 -c /s /d");
+        assert_eq!(converted(&old), "qcow2 -o compat=0.10 -c -r 20M /s /d");
     }
 
     #[test]

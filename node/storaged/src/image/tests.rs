@@ -1,5 +1,6 @@
 //! Volumes and images on a directory and on loop devices, with the real qemu-img.
 
+mod bitmaps;
 mod crash;
 mod flows;
 mod model;

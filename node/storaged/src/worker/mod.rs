@@ -13,6 +13,7 @@ pub mod dispatch;
 mod domains;
 pub mod frame;
 pub mod host;
+mod interrupted;
 mod ovf;
 mod pools;
 pub mod serve;

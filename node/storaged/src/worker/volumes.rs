@@ -1,7 +1,7 @@
 //! Work on volumes and images.
 
-use control::storage::report::{PreparedReport, PreparedVolume, VolumeReport};
-use control::storage::request::{CopyTarget, Format, NewVolume, VolumeRequest};
+use control::storage::report::{BitmapReport, PreparedReport, PreparedVolume, VolumeReport};
+use control::storage::request::{BitmapChange, CopyTarget, Format, NewVolume, VolumeRequest};
 use control::storage::{Answer, Failure, FailureKind, VolumeName};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
 use disk_format::vdsm::volume::{Allocation, DiskType, Legality, VolumeFormat};
@@ -20,7 +20,7 @@ use crate::image::merge::{Merge, merge};
 use crate::image::operation::{self, Job, Update};
 use crate::image::prepare::{self, Prepared, Wanted};
 use crate::image::wipe::Disposal;
-use crate::image::{Work, delete, resize};
+use crate::image::{Work, bitmap, delete, resize};
 use crate::job::{Context, Result};
 
 /// Does a request about volumes.
@@ -61,7 +61,17 @@ pub(super) fn run(
             let name = LeaseName::of_entry(domain, &entry);
             return Ok(Answer::Lease(domains::owners(&name, host)));
         }
-        VolumeRequest::Watch { .. } | VolumeRequest::Unwatch { .. } => {
+        VolumeRequest::Bitmaps { volume } => {
+            let (image, id) = (image_id(&volume.image)?, volume_id(&volume.volume)?);
+            let found = bitmap::list(context, layout, domain, image, id)?;
+            return Ok(Answer::Bitmaps(
+                found.into_iter().map(bitmap_report).collect(),
+            ));
+        }
+        VolumeRequest::Refresh { volume } => return refresh(place, volume, host, context),
+        VolumeRequest::Watch { .. }
+        | VolumeRequest::Unwatch { .. }
+        | VolumeRequest::Guest { .. } => {
             return Err(bad("watches are the daemon's own"));
         }
         _ => {}
@@ -153,7 +163,11 @@ fn change(
             source,
             target: new,
         } => copy(work, target, source, new, true, host),
-        VolumeRequest::Merge { volume } => {
+        VolumeRequest::Merge {
+            volume,
+            wipe,
+            discard,
+        } => {
             let image = image_id(&volume.image)?;
             let top = volume_id(&volume.volume)?;
             let view = View::of_image(work.domain, image)?;
@@ -164,7 +178,7 @@ fn change(
                 )));
             }
             let pair = Merge { image, base, top };
-            merge(work, pair, &job(host), disposal(host, false, false))?;
+            merge(work, pair, &job(host), disposal(host, *wipe, *discard))?;
             Ok(done(format!("volume {top} is merged into {base}")))
         }
         VolumeRequest::Set {
@@ -187,13 +201,29 @@ fn change(
             operation::update(work.domain, work.leases, id, &update)?;
             show(work.domain, volume)
         }
+        VolumeRequest::Bitmap { volume, change } => {
+            let (image, id) = (image_id(&volume.image)?, volume_id(&volume.volume)?);
+            bitmap::change(
+                work.context,
+                work.layout,
+                work.domain,
+                work.leases,
+                (image, id),
+                &job(host),
+                &bitmap_change(change),
+            )?;
+            Ok(done(format!("bitmaps of volume {id} are changed")))
+        }
         VolumeRequest::List { .. }
         | VolumeRequest::Show { .. }
         | VolumeRequest::Prepare { .. }
         | VolumeRequest::Teardown { .. }
         | VolumeRequest::LeaseShow { .. }
+        | VolumeRequest::Bitmaps { .. }
+        | VolumeRequest::Refresh { .. }
         | VolumeRequest::Watch { .. }
-        | VolumeRequest::Unwatch { .. } => Err(bad("changes nothing")),
+        | VolumeRequest::Unwatch { .. }
+        | VolumeRequest::Guest { .. } => Err(bad("changes nothing")),
     }
 }
 
@@ -222,6 +252,8 @@ fn copy(
         template,
         options: CopyOptions {
             job: job(host),
+            bitmaps: new.bitmaps,
+            mib_per_s: new.mib_per_s,
             ..CopyOptions::default()
         },
         again: false,
@@ -357,6 +389,31 @@ fn disposal(host: &Host, wipe: bool, discard: bool) -> Disposal {
         wipe,
         discard: discard || by_configuration.discard,
         ..by_configuration
+    }
+}
+
+fn bitmap_change(change: &BitmapChange) -> bitmap::Change {
+    match change.clone() {
+        BitmapChange::Add {
+            name,
+            granularity_bytes,
+            disabled,
+        } => bitmap::Change::Add {
+            name,
+            granularity_bytes,
+            enabled: !disabled,
+        },
+        BitmapChange::Remove { name } => bitmap::Change::Remove { name },
+        BitmapChange::Clear => bitmap::Change::Clear,
+    }
+}
+
+fn bitmap_report(bitmap: bitmap::Bitmap) -> BitmapReport {
+    BitmapReport {
+        name: bitmap.name,
+        granularity_bytes: bitmap.granularity_bytes,
+        enabled: bitmap.enabled,
+        broken: bitmap.broken,
     }
 }
 

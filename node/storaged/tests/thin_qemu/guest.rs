@@ -59,6 +59,10 @@ pub(crate) struct Volume {
     shut: Cell<bool>,
     /// So many requests are refused.
     pub(crate) refuse: Cell<u32>,
+    /// Who mapped the volume anew, in order.
+    pub(crate) mapped: RefCell<Vec<&'static str>>,
+    /// Whether the destination of a migration can.
+    pub(crate) destination: Cell<bool>,
 }
 
 impl Volume {
@@ -85,6 +89,8 @@ impl Volume {
             gate: smol::channel::bounded(64),
             shut: Cell::new(false),
             refuse: Cell::new(0),
+            mapped: RefCell::default(),
+            destination: Cell::new(false),
         })
     }
 
@@ -131,6 +137,7 @@ impl Extender for Storage {
 impl Refresher for Storage {
     fn refresh(&self, _volume: &VolumeName, _at_least_bytes: u64) -> Later<RefreshOutcome> {
         let volume = Rc::clone(&self.0);
+        volume.mapped.borrow_mut().push("here");
         Box::pin(async move {
             let losetup = smol::process::Command::new("losetup")
                 .arg("-c")
@@ -144,6 +151,20 @@ impl Refresher for Storage {
             let size = storaged::thin::size_bytes(volume.path(), Path::new("/sys"));
             RefreshOutcome::Done {
                 size_bytes: size.expect("a block device"),
+            }
+        })
+    }
+
+    fn refresh_destination(&self, _volume: &VolumeName, _at_least: u64) -> Later<RefreshOutcome> {
+        let volume = Rc::clone(&self.0);
+        volume.mapped.borrow_mut().push("there");
+        Box::pin(async move {
+            if !volume.destination.get() {
+                return RefreshOutcome::Impossible;
+            }
+            let size = std::fs::metadata(&volume.file).expect("the volume's file");
+            RefreshOutcome::Done {
+                size_bytes: size.len(),
             }
         })
     }

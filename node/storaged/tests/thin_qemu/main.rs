@@ -11,7 +11,7 @@ use control::storage::report::WatchReport;
 use guest::{Client, Qemu, Storage, Volume};
 use smol::LocalExecutor;
 use smol::future::FutureExt;
-use storaged::thin::{Handle, Monitor, Watch};
+use storaged::thin::{Command, Handle, Monitor, Watch};
 
 /// Everything here takes seconds; a machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -233,5 +233,59 @@ fn a_guest_stopped_by_hand_is_not_continued() {
         client.run("cont").await;
         client.until_written(30).await;
         drop(handle);
+    });
+}
+
+#[test]
+fn a_migrating_guests_destination_maps_every_chunk_before_its_source() {
+    let folder = tempfile::tempdir().expect("a directory");
+    test(|executor| async move {
+        let volume = Volume::new(folder.path(), 8);
+        volume.destination.set(true);
+        let storage = Storage(Rc::clone(&volume));
+        let qemu = Qemu::start(folder.path(), &volume, 30, None);
+        let mut watch = qemu.watch("disk", &volume);
+        watch.config.predict = false;
+        let handle = monitor(&executor, watch, &storage);
+        let mut client = qemu.client().await;
+        until(&mut client, &handle, "set").await;
+        assert!(handle.send(Command::Migrating(true)));
+        client.tell_at(30).await;
+        client.run("cont").await;
+        client.until_written(30).await;
+        until_larger(&mut client, &handle, &volume, 32).await;
+        let mapped = volume.mapped.borrow();
+        assert!(mapped.len() >= 12, "{mapped:?}");
+        for pair in mapped.chunks(2) {
+            assert_eq!(pair, ["there", "here"], "{mapped:?}");
+        }
+    });
+}
+
+#[test]
+fn a_destination_that_cannot_map_keeps_the_source_from_growing_until_the_end() {
+    let folder = tempfile::tempdir().expect("a directory");
+    test(|executor| async move {
+        let volume = Volume::new(folder.path(), 8);
+        let storage = Storage(Rc::clone(&volume));
+        let qemu = Qemu::start(folder.path(), &volume, 30, None);
+        let handle = monitor(&executor, qemu.watch("disk", &volume), &storage);
+        let mut client = qemu.client().await;
+        until(&mut client, &handle, "set").await;
+        assert!(handle.send(Command::Migrating(true)));
+        client.tell_at(30).await;
+        client.run("cont").await;
+        // What it was asked to map is not used here: the guest runs out of it.
+        client.event("STOP").await;
+        until(&mut client, &handle, "exceeded").await;
+        for _ in 0..60 {
+            assert_eq!(client.status().await, "io-error");
+        }
+        assert!(!volume.mapped.borrow().contains(&"here"));
+        assert!(handle.send(Command::Migrating(false)));
+        client.event("RESUME").await;
+        client.until_written(30).await;
+        until_larger(&mut client, &handle, &volume, 32).await;
+        assert_eq!(client.status().await, "running");
     });
 }

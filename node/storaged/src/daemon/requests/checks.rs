@@ -1,6 +1,6 @@
 //! What a request must be before anybody works on it.
 
-use control::storage::request::VolumeRequest;
+use control::storage::request::{GuestChange, VolumeRequest};
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
 
@@ -123,6 +123,9 @@ pub(super) fn check_volume_request(request: &mut VolumeRequest) -> Result<()> {
             for id in target.volume.iter() {
                 volume(id)?;
             }
+            if target.mib_per_s == Some(0) {
+                return Err(bad("rate: 0 MiB/s; smallest is 1"));
+            }
         }
         VolumeRequest::Set {
             volume: name,
@@ -149,7 +152,10 @@ pub(super) fn check_volume_request(request: &mut VolumeRequest) -> Result<()> {
         VolumeRequest::Show { volume: name }
         | VolumeRequest::Shrink { volume: name }
         | VolumeRequest::Delete { volume: name, .. }
-        | VolumeRequest::Merge { volume: name }
+        | VolumeRequest::Merge { volume: name, .. }
+        | VolumeRequest::Bitmaps { volume: name }
+        | VolumeRequest::Bitmap { volume: name, .. }
+        | VolumeRequest::Refresh { volume: name }
         | VolumeRequest::LeaseShow { volume: name } => {
             image(&name.image)?;
             volume(&name.volume)?;
@@ -165,6 +171,26 @@ pub(super) fn check_volume_request(request: &mut VolumeRequest) -> Result<()> {
             }
         }
         VolumeRequest::Unwatch { qmp } => check_text("QMP socket", qmp)?,
+        VolumeRequest::Guest { qmp, change } => {
+            check_text("QMP socket", qmp)?;
+            match change {
+                GuestChange::Migrating {
+                    destination: Some(socket),
+                } => check_text("socket of the destination", socket)?,
+                GuestChange::Resized { node } | GuestChange::Replicated { node } => {
+                    check_text("node", node)?;
+                }
+                GuestChange::Replicating { node, replica } => {
+                    check_text("node", node)?;
+                    image(&replica.image)?;
+                    volume(&replica.volume)?;
+                }
+                GuestChange::Migrating { destination: None }
+                | GuestChange::Stayed
+                | GuestChange::Hold
+                | GuestChange::Release => {}
+            }
+        }
     }
     Ok(())
 }

@@ -171,3 +171,48 @@ fn volume_that_is_open_is_not_wiped_and_not_forgotten() {
     assert_eq!(collected.removed.len(), 2);
     assert_eq!(secrets_seen(&site, 3, 3), 0);
 }
+
+/// Blocks of 512 bytes that the file behind all volumes takes.
+fn taken(site: &Site) -> u64 {
+    let shelf = site.shelf.as_ref().unwrap();
+    let disk = std::fs::File::open(shelf.disk()).unwrap();
+    disk.sync_all().unwrap();
+    std::os::unix::fs::MetadataExt::blocks(&disk.metadata().unwrap())
+}
+
+#[test]
+fn a_device_that_can_discard_is_told_and_shows_zeros_all_the_same() {
+    let site = Site::new(Sort::Block);
+    secret(&site, 1, 1);
+    let place = site.shelf.as_ref().unwrap().place(volume(1));
+    let full = taken(&site);
+    let both = Disposal {
+        discard: true,
+        ..WIPE
+    };
+    delete_volume(&site.work(), volume(1), both).unwrap();
+    let freed = full - taken(&site);
+    assert!(
+        freed >= BYTES / 512,
+        "{freed} blocks freed, the volume had {}",
+        BYTES / 512
+    );
+    let disk = std::fs::File::open(site.shelf.as_ref().unwrap().disk()).unwrap();
+    let mut bytes = vec![1; usize::try_from(BYTES).unwrap()];
+    disk.read_exact_at(&mut bytes, place).unwrap();
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    assert_eq!(secrets_seen(&site, 2, 2), 0);
+}
+
+#[test]
+fn without_wiping_discard_gives_the_room_back_too() {
+    let site = Site::new(Sort::Block);
+    secret(&site, 1, 1);
+    let full = taken(&site);
+    let discard = Disposal {
+        discard: true,
+        ..Disposal::default()
+    };
+    delete_volume(&site.work(), volume(1), discard).unwrap();
+    assert!(full - taken(&site) >= BYTES / 512);
+}

@@ -593,6 +593,8 @@ impl Core {
             qmp: self.socket.clone(),
             drives: drives.collect(),
             reason: self.reason.clone(),
+            // Who told it knows better.
+            told: Vec::new(),
         };
     }
 }
