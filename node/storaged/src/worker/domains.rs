@@ -333,9 +333,10 @@ pub(super) fn extend(
         .collect::<Result<Vec<_>>>()?;
     domain.add_devices(context, authority, &paths, force)?;
     Ok(done(format!(
-        "domain {} has {} more and {} in all; other hosts of the pool must be connected to the \
+        "domain {} has {} {} more and {} in all; other hosts of the pool must be connected to the \
          same LUNs: `nodectl storage rescan` there finds them",
         place.domain,
+        luns.len(),
         if luns.len() == 1 { "LUN" } else { "LUNs" },
         size(domain.space()?.total_bytes),
     )))
@@ -499,3 +500,7 @@ pub(super) fn owners(name: &LeaseName, host: &Host) -> LeaseReport {
     }
     report
 }
+
+#[cfg(test)]
+#[path = "domains_tests.rs"]
+mod tests;
