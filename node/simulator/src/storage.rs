@@ -4,7 +4,9 @@
 //! What is real: the cores of `node/protocol/mailbox` ([`mailbox::Host`],
 //! [`mailbox::Manager`], [`mailbox::role`]). What is a model: the `SDM` leases
 //! (`lease.rs`: the timing of the real ones, which the lease world looks
-//! after), the writer, the metadata of a domain as one document, and hosts and
+//! after), the writer (a process in which the role's core and the SPM's side of
+//! the mail live, and with which they die; what it was at is done by then or
+//! never), what each step does, the metadata of a domain as one document, and hosts and
 //! SPMs that follow the original's rules (`original.rs`).
 //!
 //! ```text
@@ -20,7 +22,8 @@
 //! - a request is done only when its volume is that large in the metadata on
 //!   the disk; no volume ever shrinks, or is gone;
 //! - a domain has one writer at a time, and metadata changes only under the
-//!   lease; nothing is begun once its loss is known; it is released last;
+//!   lease; nothing is begun once its loss is known; it is released last, and
+//!   a role is free only when its lease is;
 //! - an answer is written only after the commit it speaks of;
 //! - a host writes only its own mailbox, with its checksum, and the event block;
 //!   an SPM only the outbox;
@@ -30,8 +33,8 @@
 //!
 //! `tests/storage.rs` runs thousands of schedules; `tests/mutations.rs` breaks
 //! the cores in thirty ways, each of which must be caught; [`race`] compares
-//! our timing with the original's. Without a model here: what `storaged` does
-//! around the cores, and LVM.
+//! our timing with the original's. `storaged` runs the same cores in its writers.
+//! Without a model here: what its steps do inside, and LVM.
 
 pub mod batch;
 mod commits;

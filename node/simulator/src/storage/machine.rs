@@ -74,8 +74,6 @@ pub(super) struct Machine {
     /// Index: lease.
     pub(super) writers: Vec<Option<Writer>>,
     pub(super) mounted: bool,
-    /// The daemon unmounts what a dead writer left.
-    pub(super) cleaning: bool,
     /// The step that waits for the SPM's side to end.
     pub(super) stopping_mail: Option<StepId>,
     /// Changes of domains: the batch of each.
@@ -109,7 +107,6 @@ impl Machine {
             takeover: Takeover::new(host_id(index), swarm.automatic),
             writers: (0..leases).map(|_| None).collect(),
             mounted: false,
-            cleaning: false,
             stopping_mail: None,
             changes: BTreeMap::new(),
             wakes: BTreeMap::new(),
@@ -127,7 +124,6 @@ impl Machine {
         self.wakes.clear();
         self.changes.clear();
         self.stopping_mail = None;
-        self.cleaning = false;
         self.trying = false;
         self.told_lost = false;
         let host_id = host_id(index);

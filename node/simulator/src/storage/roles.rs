@@ -18,7 +18,7 @@ impl World {
     pub(super) fn start_spm(&mut self, machine: usize) {
         let time = self.time();
         let of = &mut self.machines[machine];
-        if of.writers[0].is_some() || of.cleaning {
+        if of.writers[0].is_some() {
             return;
         }
         of.trying = true;
@@ -79,25 +79,21 @@ impl World {
         } else {
             of.told_lost = false;
             // It has nothing more to do.
-            of.writers[0] = None;
+            let ended = of.writers[0].take().map(|writer| Owner {
+                machine,
+                writer: writer.id,
+            });
+            let held = ended.is_some() && self.owners[0] == ended;
+            let of = &mut self.machines[machine];
             if std::mem::take(&mut of.trying) {
                 of.takeover.failed(time);
                 self.seen.note(Sight::StartFailed);
             }
+            if held {
+                let what = format!("h{}", host_id(machine));
+                self.object("a role is free only when its lease is", what);
+            }
         }
-    }
-
-    /// The daemon unmounts what a writer that was killed left, before it starts
-    /// another.
-    pub(super) fn clean_up(&mut self, machine: usize) {
-        let of = &mut self.machines[machine];
-        if !of.mounted || of.original {
-            return;
-        }
-        of.cleaning = true;
-        let life = of.life;
-        let takes = self.random.between(MS, S);
-        self.after(takes, Event::CleanedUp(machine, life));
     }
 
     fn begin_step(&mut self, machine: usize, writer: u64, id: StepId, step: Step) {
@@ -356,7 +352,6 @@ impl World {
                 request.answered = now;
             }
         }
-        self.clean_up(machine);
     }
 
     /// The changes of a writer that is gone: done or not.

@@ -40,7 +40,6 @@ pub(super) enum Event {
     Commit(u64),
     CommitTold(u64),
     WriterGone(usize, usize, u64),
-    CleanedUp(usize, u32),
     Hung(usize, usize, u64),
     Take(usize, usize, u64),
     Release(usize, usize, u64),
@@ -232,12 +231,6 @@ impl World {
                 self.on_writer_gone(machine, lease, writer);
             }
             Event::Hung(machine, lease, commit) => self.on_hung(machine, lease, commit),
-            Event::CleanedUp(machine, life) => {
-                if self.lives(machine, life) {
-                    self.machines[machine].cleaning = false;
-                    self.machines[machine].mounted = false;
-                }
-            }
             Event::Take(machine, lease, writer) => {
                 if self.writes(machine, lease, writer) {
                     self.on_domain_take(machine, lease);
@@ -360,7 +353,6 @@ impl World {
         let of = &mut self.machines[machine];
         of.start(machine, &self.swarm, &mut self.random);
         self.tell_of(machine, "starts", format_args!(""));
-        self.clean_up(machine);
         self.tick(machine, Core::Host);
         self.tick(machine, Core::Manager);
     }

@@ -72,13 +72,7 @@ impl MasterFiles {
         let device = domain.special(Special::Master);
         let dir = domain.root().join(Special::Master.name());
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, &error))?;
-        // What a writer that was killed left mounted.
-        let mounts = linux::mount::list()
-            .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()))?;
-        if mounts.iter().any(|mount| mount.target == dir) {
-            linux::mount::unmount(&dir)
-                .map_err(|error| Failure::new(FailureKind::InUse, error.to_string()))?;
-        }
+        Self::unmount_left(domain)?;
         authority.check(name)?;
         let checked = Run::new("e2fsck")
             .arg("-p")
@@ -111,6 +105,21 @@ impl MasterFiles {
             )
         })?;
         Ok(Self { dir, mounted: true })
+    }
+
+    /// Unmounts what a writer that was killed left mounted.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn unmount_left(domain: &dyn Domain) -> Result<()> {
+        let dir = domain.root().join(Special::Master.name());
+        let mounts = linux::mount::list()
+            .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()))?;
+        if domain.kind() == DomainKind::Block && mounts.iter().any(|mount| mount.target == dir) {
+            linux::mount::unmount(&dir)
+                .map_err(|error| Failure::new(FailureKind::InUse, error.to_string()))?;
+        }
+        Ok(())
     }
 
     fn make_trees(&self, authority: &dyn Authority, name: &str) -> Result<()> {

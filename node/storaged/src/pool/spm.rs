@@ -190,7 +190,7 @@ impl Manager {
             }
             Step::UnmountMaster => match self.files.take() {
                 Some(files) => files.close(self.master.as_ref()),
-                None => Ok(()),
+                None => MasterFiles::unmount_left(self.master.as_ref()),
             },
             Step::ClearRole => {
                 if let Err(failure) = self.write_role(-1) {
