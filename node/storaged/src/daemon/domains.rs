@@ -2,6 +2,7 @@
 //! look every 10 s, the host id joined, the state told.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -103,8 +104,11 @@ impl Daemon {
                     local: *local,
                 };
                 let key = Key::Connection(id.to_owned());
+                let before = self.known_ids();
                 let outcome = self.workers.work(&key, work, FIND_DEADLINE).await;
-                outcome.map(|answer| self.take_found(answer, Some(id), Some((mount, *local))))
+                outcome.map(|answer| {
+                    self.take_found(answer, &before, Some(id), Some((mount, *local)));
+                })
             }
         };
         if let Err(failure) = outcome {
@@ -126,14 +130,21 @@ impl Daemon {
             mount: None,
             local: false,
         };
+        let before = self.known_ids();
         let answer = self.workers.work(&Key::Scan, work, FIND_DEADLINE).await?;
-        self.take_found(answer, id, None);
+        self.take_found(answer, &before, id, None);
         Ok(())
     }
 
+    fn known_ids(&self) -> HashSet<String> {
+        self.domains.borrow().keys().cloned().collect()
+    }
+
+    /// Takes in what a look found that began when the domains `before` were known.
     fn take_found(
         &self,
         answer: Answer,
+        before: &HashSet<String>,
         connection: Option<&str>,
         mount: Option<(&PathBuf, bool)>,
     ) {
@@ -142,14 +153,14 @@ impl Daemon {
         };
         let mut domains = self.domains.borrow_mut();
         // Those that were there and are not any more; a watched one stays, its
-        // check says what is wrong.
+        // check says what is wrong, and one made since cannot have been seen.
         let found: Vec<String> = reports.iter().map(|report| report.id.clone()).collect();
         domains.retain(|id, known| {
             let here = match mount {
                 Some(_) => known.report.connection.as_deref() == connection,
                 None => known.place.carrier == Carrier::Block,
             };
-            !here || known.is_used() || found.contains(id)
+            !here || known.is_used() || found.contains(id) || !before.contains(id)
         });
         for mut report in reports {
             let carrier = match mount {
