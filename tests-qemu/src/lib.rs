@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bench;
+pub mod bench_storage;
 pub mod console;
 pub mod document;
 pub mod evidence;

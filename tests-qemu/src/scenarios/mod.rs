@@ -12,7 +12,7 @@ mod no_root;
 mod power_cut;
 mod pxe;
 mod same_host_id;
-mod storage;
+pub(crate) mod storage;
 mod storage_block;
 mod storage_nfs;
 mod vlan;

@@ -19,7 +19,7 @@ pub(super) const IO_TIMEOUT_S: u32 = 5;
 /// the time a watchdog needs to fire.
 pub(super) const DEAD: Duration = Duration::from_secs(8 * IO_TIMEOUT_S as u64 + 60);
 /// The pool of the scenarios.
-pub(super) const POOL: &str = "5f3e0a1c-0d3a-4f2c-9c53-6d3c1a2b0001";
+pub(crate) const POOL: &str = "5f3e0a1c-0d3a-4f2c-9c53-6d3c1a2b0001";
 
 /// The connection to the lab's target, as a node's configuration names it.
 pub(super) fn iscsi(chap: &Chap) -> String {
@@ -56,7 +56,7 @@ pub(super) fn start(
 }
 
 /// Waits for the storage daemon of a node that boots.
-pub(super) fn wait_up(node: &Node) -> Result<()> {
+pub(crate) fn wait_up(node: &Node) -> Result<()> {
     node.wait_shell(0)?;
     until("the storage daemon", BOOT_PATIENCE, || {
         Ok(matches!(ask(node, "storage status")?, Ok(Answer::Status(_))).then_some(()))
@@ -64,7 +64,7 @@ pub(super) fn wait_up(node: &Node) -> Result<()> {
 }
 
 /// What `nodectl LINE --json` answers.
-pub(super) fn ask(node: &Node, line: &str) -> Result<Result<Answer, Failure>> {
+pub(crate) fn ask(node: &Node, line: &str) -> Result<Result<Answer, Failure>> {
     let output = node.shell(&format!("nodectl {line} --json </dev/null 2>&1 || true"))?;
     let Some(text) = json_line(&output) else {
         // Before the daemon listens nodectl answers in words.
@@ -81,12 +81,12 @@ pub(super) fn ask(node: &Node, line: &str) -> Result<Result<Answer, Failure>> {
 }
 
 /// The answer of a line that must succeed.
-pub(super) fn done(node: &Node, line: &str) -> Result<Answer> {
+pub(crate) fn done(node: &Node, line: &str) -> Result<Answer> {
     ask(node, line)?.with_context(|| format!("nodectl {line}"))
 }
 
 /// Looks until there is an answer.
-pub(super) fn until<T>(
+pub(crate) fn until<T>(
     what: &str,
     patience: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
@@ -103,7 +103,7 @@ pub(super) fn until<T>(
 }
 
 /// Waits until the node sees `count` LUNs with `paths` active paths each; gives their names.
-pub(super) fn wait_luns(node: &Node, count: usize, paths: u16) -> Result<Vec<String>> {
+pub(crate) fn wait_luns(node: &Node, count: usize, paths: u16) -> Result<Vec<String>> {
     let mut last = String::new();
     let seen = until("LUNs with their paths", PATIENCE, || {
         let Ok(Answer::Luns(luns)) = ask(node, "storage luns")? else {
@@ -123,7 +123,7 @@ pub(super) fn wait_luns(node: &Node, count: usize, paths: u16) -> Result<Vec<Str
 }
 
 /// Takes the manager's role, again and again until it is free.
-pub(super) fn become_manager(node: &Node, patience: Duration) -> Result<()> {
+pub(crate) fn become_manager(node: &Node, patience: Duration) -> Result<()> {
     let mut last = String::new();
     let taken = until("the manager's role", patience, || {
         Ok(match ask(node, "spm start")? {
