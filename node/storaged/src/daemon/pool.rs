@@ -495,7 +495,14 @@ impl Daemon {
             .workers
             .work(&key, Work::StopSpm, SPM_STOP_DEADLINE)
             .await;
-        // Whatever came of it: a writer that did not stop in order is killed, and
+        if let Err(failure) = &outcome
+            && failure.kind == FailureKind::InUse
+        {
+            // Work goes on, and so does the manager.
+            self.role.borrow_mut().report.state = "here".to_owned();
+            return Err(failure.clone());
+        }
+        // Whatever else came of it: a writer that did not stop in order is killed, and
         // the lease daemon frees its lease when its last process is gone.
         self.workers.stop(&key, outcome.is_err());
         let mut role = self.role.borrow_mut();

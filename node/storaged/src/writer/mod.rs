@@ -30,6 +30,7 @@ mod membership;
 pub mod process;
 mod recovery;
 mod roles;
+mod tracking;
 
 pub use cluster::{Cluster, Owner};
 pub use commits::Commits;

@@ -8,9 +8,8 @@ use std::sync::{
 use std::time::{Duration, Instant};
 
 use control::storage::report::{PoolReport, SpmReport};
-use control::storage::request::VolumeRequest;
 use control::storage::{Answer, Failure, FailureKind};
-use disk_format::vdsm::uuid::{DomainId, PoolId, TaskId, VolumeId};
+use disk_format::vdsm::uuid::{DomainId, PoolId, VolumeId};
 use mailbox::role::{Input, Phase, Step};
 use mailbox::{Extend, Outcome};
 
@@ -19,7 +18,8 @@ use super::desk::{Desk, MIB, mail};
 use super::membership::listed;
 use super::process::Parts;
 use super::recovery::{self, Cleaning};
-use super::{Cluster, LockPlace, PoolAuthority};
+use super::tracking::{is_task, tracked};
+use super::{Cluster, LockPlace};
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
@@ -31,8 +31,6 @@ use crate::pool::{
 use crate::task::Store;
 use crate::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Work};
 
-/// Ended tasks that are kept with their results.
-const TASKS_KEPT: usize = 50;
 /// How long commits under way are waited for before the role is given back.
 const MAIL_STOP: Duration = Duration::from_secs(60);
 /// How long a job may keep the role from being taken, given back or moved; below
@@ -502,65 +500,6 @@ fn is_member(domain: &dyn Domain, pool: PoolId) -> bool {
     domain
         .metadata()
         .is_ok_and(|found| found.pools().contains(&pool))
-}
-
-/// Whether the manager after this one shall know of the work.
-fn is_task(work: &Work) -> bool {
-    let Work::Volume { request, .. } = work else {
-        return matches!(work, Work::ExtendDomain { .. } | Work::Reduce { .. });
-    };
-    matches!(
-        request,
-        VolumeRequest::Create(_)
-            | VolumeRequest::Delete { .. }
-            | VolumeRequest::DeleteImage { .. }
-            | VolumeRequest::Copy { .. }
-            | VolumeRequest::Template { .. }
-            | VolumeRequest::Snapshot { .. }
-            | VolumeRequest::Merge { .. }
-    )
-}
-
-/// Does work as a persisted task. What it leaves half-made needs no steps of its
-/// own: the next manager removes it, finishes removals, and marks the task undone.
-fn tracked(
-    store: &Store,
-    authority: &PoolAuthority,
-    work: &Work,
-    run: impl FnOnce() -> Result<Answer>,
-) -> Result<Answer> {
-    let id = TaskId::from_random(random()?);
-    let task = match store.begin(authority, id, &work.name().replace(' ', "-"), work.name()) {
-        Ok(task) => task,
-        Err(failure) if failure.kind == FailureKind::LeaseNotHeld => return Err(failure),
-        Err(failure) => {
-            // A full or broken task store keeps nobody from working.
-            tracing::warn!(%failure, "task not kept");
-            return run();
-        }
-    };
-    let outcome = run();
-    let result = outcome
-        .as_ref()
-        .map(|answer| serde_json::to_string(answer).unwrap_or_default())
-        .map_err(Failure::clone);
-    let kept = task
-        .finish(&result)
-        .and_then(|_| store.prune(authority, TASKS_KEPT));
-    if let Err(failure) = kept {
-        tracing::warn!(%failure, "result of a task not kept");
-    }
-    outcome
-}
-
-/// Random bytes of the kernel's.
-fn random() -> Result<[u8; 16]> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(|error| Failure::new(FailureKind::Failed, format!("random bytes: {error}")))?;
-    Ok(bytes)
 }
 
 /// The domain whose metadata a piece of work changes.
