@@ -491,4 +491,50 @@ mod tests {
         }
         assert_eq!(told, [replicating("vdb", "two")]);
     }
+
+    /// A destination that reads one request and sends this.
+    fn asked_of(answer: &'static str) -> (std::result::Result<u64, String>, String) {
+        use std::io::{BufRead, Write};
+        let folder = tempfile::tempdir().expect("a directory");
+        let socket = folder.path().join("there");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bound");
+        let there = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            let mut line = String::new();
+            let copy = stream.try_clone().expect("a copy");
+            std::io::BufReader::new(copy)
+                .read_line(&mut line)
+                .expect("a request");
+            stream.write_all(answer.as_bytes()).expect("sent");
+            line
+        });
+        let volume = VolumeName {
+            domain: "d".to_owned(),
+            image: "i".to_owned(),
+            volume: "v".to_owned(),
+        };
+        let size = smol::block_on(refresh_there(&socket, &volume));
+        (size, there.join().expect("it ends"))
+    }
+
+    #[test]
+    fn a_destination_is_asked_for_the_size_that_it_maps() {
+        let (size, request) =
+            asked_of("{\"answer\":{\"volume\":{\"volume\":\"v\",\"size_bytes\":4096}}}\n");
+        assert_eq!(size, Ok(4096));
+        let request: Request = serde_json::from_str(&request).expect("a request");
+        let asked = matches!(
+            &request,
+            Request::Volume(VolumeRequest::Refresh { volume }) if volume.volume == "v"
+        );
+        assert!(asked, "{request:?}");
+        for nonsense in [
+            "",
+            "{}\n",
+            "{\"failure\":{\"kind\":\"not-found\",\"message\":\"gone\"}}\n",
+            "{\"accepted\":{\"task\":\"t\"}}\n",
+        ] {
+            assert!(asked_of(nonsense).0.is_err(), "{nonsense}");
+        }
+    }
 }
