@@ -99,7 +99,8 @@ impl Lab {
         let base = u16::try_from(1000 + std::process::id() % 30_000)?;
         let first = base + 2 * NEXT.fetch_add(1, Ordering::Relaxed);
         let mut command = tied::command("unshare");
-        command.args(["--net", "tail", "-f", "/dev/null"]);
+        // Mounts of its own, too: what is mounted for the servers goes with them.
+        command.args(["--net", "--mount", "tail", "-f", "/dev/null"]);
         let holder = Server(spawn(command, &directory.join("lab.log"))?);
         let lab = Self {
             holder,
@@ -194,7 +195,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Serves `directory` as [`EXPORT`] to everybody, owned by 36:36.
+    /// Serves `directory` as [`EXPORT`] to everybody, root as nobody: it must
+    /// belong to 36:36.
     pub fn serve_nfs(&self, directory: &Path) -> Result<()> {
         let mut text = String::new();
         // Versions 4 only: they need no port mapper.
@@ -212,12 +214,28 @@ impl Lab {
         )?;
         writeln!(
             text,
-            "EXPORT {{ Export_Id = 1; Path = {}; Pseudo = {EXPORT}; Access_Type = RW; Squash = All_Squash; Anonymous_Uid = 36; Anonymous_Gid = 36; SecType = sys; FSAL {{ Name = VFS; }} }}",
+            "EXPORT {{ Export_Id = 1; Path = {}; Pseudo = {EXPORT}; Access_Type = RW; Squash = Root_Squash; SecType = sys; FSAL {{ Name = VFS; }} }}",
             directory.display()
         )?;
         let config = self.directory.join("ganesha.conf");
         fs::write(&config, text).with_context(|| config.display().to_string())?;
         self.restore_nfs()
+    }
+
+    /// Mounts a new file system of `mib` MiB at `directory`, for the servers
+    /// only; where it is to be seen from outside.
+    pub fn mount(&self, directory: &Path, mib: u64) -> Result<PathBuf> {
+        let image = directory.with_extension("img");
+        let file = fs::File::create(&image).with_context(|| image.display().to_string())?;
+        file.set_len(mib << 20)
+            .with_context(|| image.display().to_string())?;
+        let (image, there) = (path_text(&image)?, path_text(directory)?);
+        // Nothing kept for root, so that full means full.
+        let owner = "root_owner=36:36,lazy_itable_init=0,lazy_journal_init=0";
+        tools::run("mkfs.ext4", &["-q", "-m", "0", "-E", owner, image])?;
+        self.inside("mount", &["-o", "loop", image, there])?;
+        let root = format!("/proc/{}/root", self.holder.0.id());
+        Ok(Path::new(&root).join(there.trim_start_matches('/')))
     }
 
     /// Serves the export again.
@@ -250,18 +268,23 @@ impl Lab {
     }
 
     fn inside(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        let namespace = format!("--net={}", self.namespace().display());
-        tools::run("nsenter", &[&[&namespace, program], arguments].concat())
+        let holder = self.holder.0.id().to_string();
+        let own = ["--target", &holder, "--net", "--mount", program];
+        tools::run("nsenter", &[&own, arguments].concat())
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> std::process::Command {
         let mut command = tied::command("nsenter");
         command
-            .arg(format!("--net={}", self.namespace().display()))
-            .arg(program)
+            .arg(format!("--target={}", self.holder.0.id()))
+            .args(["--net", "--mount", program])
             .args(arguments);
         command
     }
+}
+
+fn path_text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| path.display().to_string())
 }
 
 fn spawn(mut command: std::process::Command, log: &Path) -> Result<Child> {

@@ -292,18 +292,24 @@ impl Node {
         Ok(())
     }
 
-    /// Makes every read and write of LUN `id` fail, or lets them through again.
-    pub fn fail_io(&self, id: &str, fail: bool) -> Result<()> {
+    /// Makes every read and write of LUN `id` fail with this error number of the
+    /// machine's, or lets them through again. 5 (EIO) is what the guest tries
+    /// again on every path; 12 (ENOMEM) reaches it as a fault of the LUN itself,
+    /// which no other path mends.
+    pub fn fail_io(&self, id: &str, errno: Option<u8>) -> Result<()> {
         let (file, broken) = (format!("{id}-file"), format!("{id}-broken"));
         let reopen = |child: &str| {
             let node = json!({ "driver": "raw", "node-name": id, "file": child, "cache": { "direct": true } });
             self.qmp
                 .execute("blockdev-reopen", json!({ "options": [node] }))
         };
-        if fail {
+        if let Some(errno) = errno {
+            // Not flushes: QEMU itself has to flush to put the LUN right again.
+            let kinds = ["read", "write", "write-zeroes", "discard"];
+            let faults =
+                kinds.map(|kind| json!({ "event": "none", "iotype": kind, "errno": errno }));
             let faulty = json!({
-                "driver": "blkdebug", "node-name": broken, "image": file,
-                "inject-error": [{ "event": "none", "errno": 5 }],
+                "driver": "blkdebug", "node-name": broken, "image": file, "inject-error": faults,
             });
             self.qmp.execute("blockdev-add", faulty)?;
             reopen(&broken)?;
@@ -312,6 +318,15 @@ impl Node {
             self.qmp
                 .execute("blockdev-del", json!({ "node-name": broken }))?;
         }
+        Ok(())
+    }
+
+    /// Makes LUN `id` `mib` MiB large; the guest is told that it changed.
+    pub fn grow(&self, id: &str, mib: u64) -> Result<()> {
+        self.qmp.execute(
+            "block_resize",
+            json!({ "node-name": id, "size": mib << 20 }),
+        )?;
         Ok(())
     }
 

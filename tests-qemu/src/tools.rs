@@ -13,6 +13,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mcopy", "mtools"),
     ("mkfs.ext4", "e2fsprogs"),
     ("mkfs.vfat", "dosfstools"),
+    ("mount", "mount"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("nsenter", "util-linux"),
     ("sanlock", "sanlock"),

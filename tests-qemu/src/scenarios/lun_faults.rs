@@ -175,7 +175,7 @@ fn errors(node: &Node, good: &Lun, context: &Context<'_>) -> Result<()> {
     let last = good.wait_change(1, known.as_ref(), PATIENCE)?;
     let renewed = Instant::now();
     let first_event = node.qmp.event_count();
-    node.fail_io("good", true)?;
+    node.fail_io("good", Some(5))?;
     ensure!(
         good.record(1)?.as_ref() == Some(&last),
         "a renewal came before the errors did"

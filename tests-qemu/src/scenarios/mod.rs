@@ -14,6 +14,7 @@ mod pxe;
 mod same_host_id;
 pub(crate) mod storage;
 mod storage_block;
+mod storage_faults;
 mod storage_nfs;
 mod vlan;
 mod volumes;
@@ -96,8 +97,14 @@ pub const ALL: &[Scenario] = &[
         run: power_cut::run,
     },
     Scenario {
+        name: "storage-faults",
+        promise: "a master whose LUN fails costs the role and nothing else, both come back; a domain grows with its LUN and by another",
+        seats: 1,
+        run: storage_faults::run,
+    },
+    Scenario {
         name: "storage-nfs",
-        promise: "a silent NFS server holds up neither the daemon nor another domain; its domain comes back by itself",
+        promise: "a silent NFS server holds up neither the daemon nor another domain, a full one leaves nothing half made; the domain comes back by itself",
         seats: 1,
         run: storage_nfs::run,
     },

@@ -5,12 +5,14 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use control::storage::report::SpmReport;
 use control::storage::{Answer, Failure};
 
 use super::Context;
 use crate::console::json_line;
 use crate::document::Document;
 use crate::lab::{Chap, Lab, PORTALS, TARGET};
+use crate::lun::Lun;
 use crate::node::{BOOT_PATIENCE, Node, PATIENCE, Spec};
 
 /// Seconds; ten would make every take-over last minutes.
@@ -35,23 +37,26 @@ pub(super) fn iscsi(chap: &Chap) -> String {
     )
 }
 
-/// Node `number`, host `number` of what is in its configuration besides.
+/// Node `number`, host `number`, with these LUNs besides the lab's; `more` goes on
+/// with the storage section of its configuration.
 pub(super) fn start(
     context: &Context<'_>,
     lab: &Lab,
     number: u8,
-    connections: &str,
+    more: &str,
+    luns: &[Lun],
 ) -> Result<Node> {
     let mut text = Document::new(number).text();
     write!(
         text,
-        "\n[storage]\nhost_id = {number}\nio_timeout = {IO_TIMEOUT_S}\n{connections}"
+        "\n[storage]\nhost_id = {number}\nio_timeout = {IO_TIMEOUT_S}\n{more}"
     )?;
     let mut spec = Spec::new(context.debug, number)
         .with_config(text)
         .with_shell()
         .in_lab(lab);
     spec.memory_mib = 1024;
+    spec.luns = luns.to_vec();
     Node::start(spec, &context.directory)
 }
 
@@ -135,4 +140,34 @@ pub(crate) fn become_manager(node: &Node, patience: Duration) -> Result<()> {
         })
     });
     taken.with_context(|| format!("nodectl spm start: {last}"))
+}
+
+/// The manager's role as a node sees it.
+pub(super) fn role(node: &Node) -> Result<SpmReport> {
+    match done(node, "spm status")? {
+        Answer::Spm(report) => Ok(report),
+        other => bail!("spm status: {other:?}"),
+    }
+}
+
+/// Waits until one of these nodes is the manager; gives its place among them.
+pub(super) fn wait_manager(nodes: &[&Node], patience: Duration) -> Result<usize> {
+    let mut last = Vec::new();
+    let found = until("a manager", patience, || {
+        last.clear();
+        for (index, node) in nodes.iter().enumerate() {
+            let report = role(node)?;
+            if report.state == "here" {
+                return Ok(Some(index));
+            }
+            last.push(format!(
+                "{}: {} {}",
+                node.spec.name,
+                report.state,
+                report.reason.unwrap_or_default()
+            ));
+        }
+        Ok(None)
+    });
+    found.with_context(|| last.join("; "))
 }

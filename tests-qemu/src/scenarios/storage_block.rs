@@ -38,8 +38,8 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     };
     lab.serve_disks(&[first?, second?], Some(&chap))?;
     let connection = iscsi(&chap);
-    let one = start(context, &lab, 1, &connection)?;
-    let two = start(context, &lab, 2, &connection)?;
+    let one = start(context, &lab, 1, &connection, &[])?;
+    let two = start(context, &lab, 2, &connection, &[])?;
     wait_up(&one)?;
     wait_up(&two)?;
     let luns = wait_luns(&one, 2, 2)?;
