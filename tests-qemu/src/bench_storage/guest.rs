@@ -90,36 +90,47 @@ fn print(commands: &Commands, ours: f64, limited: bool) {
     let turns = ((period + commands.extend.as_secs_f64()) / period).ceil();
     let polling = POLLING + POLLING.mul_f64(turns) + commands.refresh;
     let through_mail = model::DISPATCH + commands.our_mail + commands.our_refresh;
-    let line = |what: &str, vdsm: Duration, ours| {
+    // What emulation cannot go beyond says nothing beside a computed limit.
+    let line = |what: &str, vdsm: Option<Duration>, ours| {
         Line {
             section: "guest",
             what,
             unit: Unit::MibPerSecond,
-            vdsm: Some(limit(vdsm)),
+            vdsm: vdsm.map(limit),
             ours,
             aim: "",
         }
         .print();
     };
-    let how = if limited {
-        "highest rate without a failed write"
-    } else {
-        "as fast as this machine writes"
-    };
     let shown = |time: Duration| format!("T = {} ms", time.as_millis());
+    if limited {
+        line(
+            &format!(
+                "filled, highest without a failed write (VDSM: {})",
+                shown(events)
+            ),
+            Some(events),
+            ours,
+        );
+    } else {
+        line(
+            "filled as fast as this machine can, no write failed",
+            None,
+            ours,
+        );
+    }
     line(
-        &format!("filled, {how} (VDSM: L / T, {})", shown(events)),
-        events,
-        ours,
+        &format!(
+            "L / T, worst: {} (VDSM, events: {})",
+            shown(through_mail),
+            shown(events)
+        ),
+        Some(events),
+        limit(through_mail),
     );
     line(
-        &format!("the same (VDSM polling every 2 s, {})", shown(polling)),
-        polling,
-        ours,
-    );
-    line(
-        &format!("L / T through the mail, worst, {}", shown(through_mail)),
-        events,
+        &format!("L / T, worst (VDSM, polling: {})", shown(polling)),
+        Some(polling),
         limit(through_mail),
     );
 }
