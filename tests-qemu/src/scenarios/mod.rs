@@ -5,6 +5,7 @@ mod bad_config;
 mod cluster;
 mod damage;
 mod disk_boot;
+mod guest;
 mod hot_network;
 mod lease_takeover;
 mod lun_faults;
@@ -14,6 +15,7 @@ mod pxe;
 mod same_host_id;
 pub(crate) mod storage;
 mod storage_block;
+mod storage_domains;
 mod storage_faults;
 mod storage_nfs;
 mod vlan;
@@ -62,7 +64,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "storage-block",
-        promise: "two nodes share a pool on iSCSI: paths come and go, wiped bytes are gone, a guest outruns neither manager nor its successor",
+        promise: "two nodes share a pool on iSCSI: paths come and go, wiped bytes are gone, a fast guest outruns neither manager nor, whichever way it dies, its successor",
         seats: 2,
         run: storage_block::run,
     },
@@ -77,6 +79,12 @@ pub const ALL: &[Scenario] = &[
         promise: "two nodes reach each other over a bond of two cables, a VLAN on it and the bridge; LACP agrees",
         seats: 2,
         run: vlan::run,
+    },
+    Scenario {
+        name: "storage-domains",
+        promise: "with a manager per domain two nodes change different domains at once, the same one after the other",
+        seats: 2,
+        run: storage_domains::run,
     },
     Scenario {
         name: "lun-faults",

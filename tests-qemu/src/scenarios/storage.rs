@@ -20,6 +20,8 @@ pub(super) const IO_TIMEOUT_S: u32 = 5;
 /// A manager's lease is free so long after its host's last renewal: 8 T, and
 /// the time a watchdog needs to fire.
 pub(super) const DEAD: Duration = Duration::from_secs(8 * IO_TIMEOUT_S as u64 + 60);
+/// A node's lvm.
+const LVM: &str = "$(readlink -f $(command -v lvm))";
 /// The pool of the scenarios.
 pub(crate) const POOL: &str = "5f3e0a1c-0d3a-4f2c-9c53-6d3c1a2b0001";
 
@@ -170,4 +172,76 @@ pub(super) fn wait_manager(nodes: &[&Node], patience: Duration) -> Result<usize>
         Ok(None)
     });
     found.with_context(|| last.join("; "))
+}
+
+/// Another program in the place of a node's lvm, that does something of its own
+/// with changes of a kind and leaves the rest to the real one.
+pub(super) struct StandIn<'a> {
+    node: &'a Node,
+}
+
+impl<'a> StandIn<'a> {
+    /// Holds `commands` (`lvextend|vgcfgrestore`) back until they are released.
+    /// The real one is a child of the stand-in, not of who started that: it goes
+    /// on when its starter is killed.
+    pub(super) fn holding(node: &'a Node, commands: &str) -> Result<Self> {
+        Self::new(
+            node,
+            commands,
+            "(tail -f /dev/null >/dev/null 2>&1 & echo $BASHPID >/run/told; echo $! >/run/hold; wait $!; exec -a lvm /run/lvm.real \"$@\"); exit",
+        )
+    }
+
+    /// Kills who started one of `commands` as soon as the real one has written to
+    /// a disk for the first time, and stops that one before.
+    pub(super) fn killing(node: &'a Node, commands: &str) -> Result<Self> {
+        Self::new(
+            node,
+            commands,
+            "lvm=$$; (while io=; read -rd \"\" io </proc/$lvm/io; [ \"$io\" ]; do \
+             case $io in *[[:space:]]\"write_bytes: \"[1-9]*) \
+             kill -STOP $lvm; kill -KILL $PPID; echo $lvm >/run/told; exit;; esac; done; \
+             echo too late >/run/told) 2>/dev/null &",
+        )
+    }
+
+    fn new(node: &'a Node, commands: &str, instead: &str) -> Result<Self> {
+        let patterns: Vec<String> = commands
+            .split('|')
+            .map(|command| format!("*\" {command} \"*"))
+            .collect();
+        let patterns = patterns.join("|");
+        let script = [
+            "#!/bin/bash",
+            &format!("case \" $* \" in {patterns})"),
+            instead,
+            ";; esac",
+            "exec -a lvm /run/lvm.real \"$@\"",
+        ];
+        let lines: Vec<String> = script.iter().map(|line| format!("'{line}'")).collect();
+        node.shell(&format!(
+            "rm -f /run/told; touch /run/lvm.real; \
+             umount -l /run/lvm.real 2>/dev/null; \
+             mount --bind {LVM} /run/lvm.real; printf '%s\\n' {} >/run/lvm.new; chmod 755 /run/lvm.new; \
+             mount --bind /run/lvm.new {LVM}",
+            lines.join(" ")
+        ))?;
+        Ok(Self { node })
+    }
+
+    /// Waits for the first of its changes, and takes the stand-in away; the
+    /// process of the real one.
+    pub(super) fn wait(&self) -> Result<u32> {
+        let told = until("lvm's stand-in", PATIENCE, || {
+            let told = self.node.shell("cat /run/told 2>/dev/null || true")?;
+            Ok((!told.trim().is_empty()).then_some(told))
+        })?;
+        self.node.shell(&format!("umount -l {LVM}"))?;
+        told.trim().parse().with_context(|| told)
+    }
+
+    /// Lets the one go on that was held back.
+    pub(super) fn release(self) -> Result<()> {
+        self.node.shell("kill $(cat /run/hold)").map(drop)
+    }
 }
