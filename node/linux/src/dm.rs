@@ -254,6 +254,24 @@ impl Control {
             .map(drop)
     }
 
+    /// Makes every request to a map fail from now on, whatever is below it. What a
+    /// file system above has not written yet is not written any more.
+    ///
+    /// # Errors
+    /// The kernel's refusal; the old table is then active still.
+    pub fn fail(&self, name: &Name) -> Result<(), Error> {
+        let lines = self.table(name, Which::Active)?;
+        let end = |line: &TargetLine| line.start_sector.saturating_add(line.sectors);
+        let error = TargetLine {
+            start_sector: 0,
+            sectors: lines.iter().map(end).max().unwrap_or(0),
+            kind: "error".to_owned(),
+            parameters: String::new(),
+        };
+        self.load(name, &[error], false)?;
+        self.resume(name)
+    }
+
     /// A question whose answer may need more room than it was given.
     fn ask<const OPCODE: Opcode>(
         &self,

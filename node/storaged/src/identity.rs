@@ -41,7 +41,8 @@ pub fn of(work: &Work) -> Option<Acting> {
         | Work::Luns { .. }
         | Work::Rescan
         | Work::Paths
-        | Work::Tidy => None,
+        | Work::Tidy
+        | Work::TakeMastersAway => None,
         _ => owner(),
     }
 }

@@ -228,6 +228,8 @@ async fn main(
     executor.spawn(Rc::clone(&daemon).hear(events)).detach();
     executor.spawn(Rc::clone(&daemon).keep_paths()).detach();
     executor.spawn(Rc::clone(&daemon).hear_kernel()).detach();
+    // The daemon before may have been killed, and its writer with it.
+    daemon.take_masters_away();
     executor.spawn(Rc::clone(&daemon).keep_pool()).detach();
     notify::ready();
     tracing::info!("listening on {}", daemon.options.socket.display());

@@ -52,6 +52,8 @@ pub(crate) struct Role {
     pub(crate) here: bool,
     /// Wanted by an operator, so taken again after a restart of the daemon.
     pub(crate) asked: bool,
+    /// What the writer before left is being taken away: nobody starts meanwhile.
+    leaving: bool,
     since: Option<Instant>,
     looked: Option<Instant>,
     tried: Option<Instant>,
@@ -408,6 +410,7 @@ impl Daemon {
             let role = self.role.borrow();
             let again = role.tried.is_none_or(|at| at.elapsed() >= SPM_RETRY);
             !role.here
+                && !role.leaving
                 && role.report.state == "free"
                 && (role.asked && again || auto && role.takes_over())
         };
@@ -438,6 +441,12 @@ impl Daemon {
                 return Reply::Failure(Failure::new(
                     FailureKind::WrongState,
                     "this host is taking the role already; `nodectl task list` shows how far it is",
+                ));
+            }
+            if role.leaving {
+                return Reply::Failure(Failure::new(
+                    FailureKind::WrongState,
+                    "what the manager before left on this host is being taken away; ask again in a moment",
                 ));
             }
             role.here = true;
@@ -538,7 +547,29 @@ impl Daemon {
         role.report.writer_pid = None;
         role.report.reason = Some(format!("lost: {reason}"));
         drop(role);
+        self.take_masters_away();
         self.changed();
+    }
+
+    /// Takes away what a writer that was killed left mounted: the role may go to
+    /// another host at once, and nothing of ours may be written after that.
+    pub(crate) fn take_masters_away(self: &Rc<Self>) {
+        if std::mem::replace(&mut self.role.borrow_mut().leaving, true) {
+            return;
+        }
+        let daemon = Rc::clone(self);
+        let taken = async move {
+            let outcome = daemon
+                .workers
+                .work(&Key::Scan, Work::TakeMastersAway, POOL_DEADLINE)
+                .await;
+            if let Err(failure) = outcome {
+                tracing::error!("what a manager left on this host: {failure}");
+            }
+            daemon.role.borrow_mut().leaving = false;
+            daemon.changed();
+        };
+        self.executor.spawn(taken).detach();
     }
 
     pub(crate) async fn answer_spm(self: &Rc<Self>, request: SpmRequest) -> Reply {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use control::storage::{Failure, FailureKind};
 use linux::mount::Flags;
 
+use super::left;
 use crate::authority::Authority;
 use crate::command::Run;
 use crate::domain::{Domain, DomainKind, Special};
@@ -68,11 +69,12 @@ impl MasterFiles {
         domain: &dyn Domain,
         name: &str,
     ) -> Result<Self> {
+        // Before anything reads the device through what is left of it.
+        let dir = domain.root().join(Special::Master.name());
+        left::take_away(context, &dir, domain.id())?;
         domain.activate_special(Special::Master)?;
         let device = domain.special(Special::Master);
-        let dir = domain.root().join(Special::Master.name());
         fs::create_dir_all(&dir).map_err(|error| failed(&dir, &error))?;
-        Self::unmount_left(domain)?;
         authority.check(name)?;
         let checked = Run::new("e2fsck")
             .arg("-p")
@@ -105,21 +107,6 @@ impl MasterFiles {
             )
         })?;
         Ok(Self { dir, mounted: true })
-    }
-
-    /// Unmounts what a writer that was killed left mounted.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    pub(crate) fn unmount_left(domain: &dyn Domain) -> Result<()> {
-        let dir = domain.root().join(Special::Master.name());
-        let mounts = linux::mount::list()
-            .map_err(|error| Failure::new(FailureKind::Failed, error.to_string()))?;
-        if domain.kind() == DomainKind::Block && mounts.iter().any(|mount| mount.target == dir) {
-            linux::mount::unmount(&dir)
-                .map_err(|error| Failure::new(FailureKind::InUse, error.to_string()))?;
-        }
-        Ok(())
     }
 
     fn make_trees(&self, authority: &dyn Authority, name: &str) -> Result<()> {

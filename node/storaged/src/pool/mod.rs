@@ -23,6 +23,7 @@ mod create;
 mod directory;
 mod each;
 pub mod files;
+pub mod left;
 mod life;
 mod links;
 mod look;

@@ -14,11 +14,12 @@ use mailbox::role::{Config, Input, Phase, Step};
 use super::directory::{Directory, check_master};
 use super::each::{BESIDE, each};
 use super::files::{MasterFiles, prepare_mailboxes};
+use super::left;
 use super::life::{Life, Living, OnLost, Settled, Stumble};
 use super::member::{join_time, own_lease, upgrade};
 use crate::authority::Authority;
 use crate::command::left_writing;
-use crate::domain::{Domain, DomainKind};
+use crate::domain::{Domain, DomainKind, Special};
 use crate::job::{Context, Result};
 use crate::writer::{Cluster, Held, LockPlace, PoolAuthority};
 
@@ -190,7 +191,11 @@ impl Manager {
             }
             Step::UnmountMaster => match self.files.take() {
                 Some(files) => files.close(self.master.as_ref()),
-                None => MasterFiles::unmount_left(self.master.as_ref()),
+                // Half of a start, or nothing.
+                None => {
+                    let dir = self.master.root().join(Special::Master.name());
+                    left::take_away(context, &dir, self.master.id())
+                }
             },
             Step::ClearRole => {
                 if let Err(failure) = self.write_role(-1) {

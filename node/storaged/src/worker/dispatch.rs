@@ -56,6 +56,10 @@ pub fn run(
             connect::rescan(context, &host.places())?;
             Ok(done("looked for LUNs"))
         }
+        Work::TakeMastersAway => {
+            let count = crate::pool::left::take_all_away(&host.settings.layout, context)?;
+            Ok(done(format!("{count} masters were taken away")))
+        }
         Work::Tidy => {
             let count = crate::block::deactivate_unused(&host.lvm, context)?;
             Ok(done(format!("{count} volumes were taken down")))

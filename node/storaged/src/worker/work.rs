@@ -133,6 +133,9 @@ pub enum Work {
     Rescan,
     /// Take down volumes that are active and not prepared.
     Tidy,
+    /// `Answer::Done`: takes the master's file system away that a writer left on
+    /// this host when it ended. No writer may have the role meanwhile.
+    TakeMastersAway,
     /// `Answer::Paths`: how many paths each LUN has.
     Paths,
     /// Takes away what this host has mapped of block domains that it does not use,
@@ -357,6 +360,7 @@ impl Work {
             Self::Discover { .. } => "discover",
             Self::Luns { .. } => "list LUNs",
             Self::Rescan => "rescan",
+            Self::TakeMastersAway => "take masters away",
             Self::Tidy => "take down unused volumes",
             Self::Paths => "count paths",
             Self::TakeDown { .. } => "take down domains",

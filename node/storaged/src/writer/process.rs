@@ -100,8 +100,10 @@ fn listen(signals: &Signals, writer: &Writer) {
         loop {
             match signals.receive() {
                 Ok(Notice::Terminate) => {
-                    writer.end("SIGTERM");
-                    die("SIGTERM");
+                    // The daemon says so before it sends one.
+                    let why = "told to end by the lease daemon: its lockspace is failing";
+                    writer.end(why);
+                    die(why);
                     return;
                 }
                 Ok(_) => {}
@@ -154,6 +156,9 @@ impl Writer {
         // A job that slips in now is found by the step that forbids them.
         drop(gate);
         if self.roles.is_manager() {
+            self.mouth.say(&Word::Lost {
+                reason: why.to_owned(),
+            });
             let late = Instant::now() + END;
             let watchdog = std::thread::Builder::new()
                 .name("end".to_owned())
