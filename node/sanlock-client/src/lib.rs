@@ -19,6 +19,7 @@
 mod client;
 mod connection;
 mod error;
+mod events;
 mod place;
 mod registered;
 
@@ -29,4 +30,6 @@ pub use place::{lease, lockspace};
 pub use registered::{Acquire, Registered};
 
 pub use lease::code::Code;
-pub use sanlock_wire::{Disk, DiskPath, Host, HostState, Lockspace, Resource};
+pub use sanlock_wire::{
+    Disk, DiskPath, EventMessage, Host, HostEvent, HostState, Lockspace, Resource,
+};

@@ -1,5 +1,8 @@
 //! nodectl against a real storage daemon, on domains of this machine's own disk.
 
+#[path = "../../../sanlock-client/tests/support/mod.rs"]
+mod lease_daemon;
+mod moving;
 mod support;
 mod volumes;
 

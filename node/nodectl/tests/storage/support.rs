@@ -73,6 +73,8 @@ pub(crate) struct Ran {
 pub(crate) struct Daemon {
     child: Child,
     dir: TempDir,
+    /// The lease daemon's socket, where there is one.
+    leases: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -85,9 +87,14 @@ impl Daemon {
     }
 
     pub(crate) fn start_in(dir: TempDir, config: &Value) -> Self {
+        Self::start_at(dir, config, None)
+    }
+
+    pub(crate) fn start_at(dir: TempDir, config: &Value, leases: Option<&Path>) -> Self {
         std::fs::write(dir.path().join("config.json"), config.to_string()).expect("written");
-        let child = spawn(dir.path());
-        let daemon = Self { child, dir };
+        let leases = leases.map(Path::to_owned);
+        let child = spawn(dir.path(), leases.as_deref());
+        let daemon = Self { child, dir, leases };
         daemon.answers();
         daemon
     }
@@ -116,13 +123,13 @@ impl Daemon {
     pub(crate) fn crash_and_restart(&mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("our child");
-        self.child = spawn(self.dir.path());
+        self.child = spawn(self.dir.path(), self.leases.as_deref());
         self.answers();
     }
 
     pub(crate) fn restart(&mut self) {
         assert!(self.stop(), "it ends in order");
-        self.child = spawn(self.dir.path());
+        self.child = spawn(self.dir.path(), self.leases.as_deref());
         self.answers();
     }
 
@@ -195,7 +202,7 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
+fn spawn(dir: &Path, leases: Option<&Path>) -> Child {
     let log = File::options()
         .create(true)
         .append(true)
@@ -211,6 +218,8 @@ fn spawn(dir: &Path) -> Child {
         .arg(dir.join("storaged.sock"))
         .arg("--state")
         .arg(dir.join("state"))
+        .args(leases.map(|_| "--sanlock"))
+        .args(leases)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log)

@@ -11,6 +11,7 @@
 mod breaker;
 mod connections;
 mod domains;
+mod moving;
 mod notify;
 mod options;
 mod paths;
@@ -231,6 +232,7 @@ async fn main(
     // The daemon before may have been killed, and its writer with it.
     daemon.take_masters_away();
     executor.spawn(Rc::clone(&daemon).keep_pool()).detach();
+    executor.spawn(Rc::clone(&daemon).hear_moves()).detach();
     notify::ready();
     tracing::info!("listening on {}", daemon.options.socket.display());
     let signals = Async::new_nonblocking(signals)?;

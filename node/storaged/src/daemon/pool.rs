@@ -53,7 +53,7 @@ pub(crate) struct Role {
     /// Wanted by an operator, so taken again after a restart of the daemon.
     pub(crate) asked: bool,
     /// What the writer before left is being taken away: nobody starts meanwhile.
-    leaving: bool,
+    pub(crate) leaving: bool,
     since: Option<Instant>,
     looked: Option<Instant>,
     tried: Option<Instant>,
@@ -374,7 +374,7 @@ impl Daemon {
         self.take_role_if_due();
     }
 
-    async fn look_at_role(self: &Rc<Self>, context: &PoolContext) {
+    pub(crate) async fn look_at_role(self: &Rc<Self>, context: &PoolContext) {
         let key = Key::Domain(context.master.domain.clone());
         let work = Work::SpmState {
             pool: context.clone(),
@@ -420,7 +420,7 @@ impl Daemon {
     }
 
     /// Begins to take the role.
-    fn start_spm(self: &Rc<Self>) -> Reply {
+    pub(crate) fn start_spm(self: &Rc<Self>) -> Reply {
         let context = match self.pool_context() {
             Ok(context) if context.manager == Manager::Domain => {
                 return Reply::Failure(Failure::new(
@@ -596,12 +596,7 @@ impl Daemon {
                 self.remember();
                 self.stop_spm().await
             }
-            SpmRequest::Move { host_id } => Err(Failure::new(
-                FailureKind::Unsupported,
-                format!(
-                    "hosts cannot tell each other to take the role: `nodectl spm stop` here, then `nodectl spm start` on host {host_id}"
-                ),
-            )),
+            SpmRequest::Move { host_id } => self.move_spm(host_id).await,
         };
         match outcome {
             Ok(answer) => Reply::Answer(Box::new(answer)),

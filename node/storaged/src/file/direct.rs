@@ -118,9 +118,16 @@ pub fn new_name(path: &Path) -> PathBuf {
 /// I/O. The old content is still there, or (outcome unknown) the new.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32, block_size: u32) -> Result<()> {
     let new = new_name(path);
-    retry_stale(|| write_new(&new, content, mode, block_size))
-        .map_err(|e| failed("write", &new, &e))?;
-    retry_stale(|| fs::rename(&new, path)).map_err(|e| failed("rename to", path, &e))?;
+    let replaced = retry_stale(|| write_new(&new, content, mode, block_size))
+        .map_err(|e| failed("write", &new, &e))
+        .and_then(|()| {
+            retry_stale(|| fs::rename(&new, path)).map_err(|e| failed("rename to", path, &e))
+        });
+    if let Err(failure) = replaced {
+        // On a full file system every byte counts.
+        fs::remove_file(&new).ok();
+        return Err(failure);
+    }
     sync_parent(path);
     Ok(())
 }
@@ -323,6 +330,16 @@ mod tests {
             assert_eq!((status.uid(), status.gid()), (OWNER, OWNER));
             assert!(!new_name(&path).exists());
         }
+    }
+
+    #[test]
+    fn what_could_not_replace_a_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metadata");
+        fs::create_dir(&path).unwrap();
+        replace_file(&path, b"A=1\n", 0o644, 512).unwrap_err();
+        assert!(path.is_dir());
+        assert!(!new_name(&path).exists());
     }
 
     #[test]

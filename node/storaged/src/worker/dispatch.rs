@@ -192,7 +192,7 @@ fn find_block(host: &Host) -> Result<Answer> {
 }
 
 /// Whether a carrier is a disk of this host alone.
-pub(super) fn is_local(carrier: &Carrier) -> bool {
+pub(crate) fn is_local(carrier: &Carrier) -> bool {
     matches!(carrier, Carrier::Local { .. })
 }
 
