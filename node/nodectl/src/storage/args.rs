@@ -437,7 +437,8 @@ pub(crate) enum SpmCommand {
     Start(Long),
     /// Give it back
     Stop(Output),
-    /// Have another host take it
+    /// Have another host take it: stop here, and tell it to start
+    #[command(after_help = "Example:\n  nodectl spm move 2")]
     Move {
         /// That host's number
         #[arg(value_parser = clap::value_parser!(u16).range(1..=250))]

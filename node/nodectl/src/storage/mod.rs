@@ -29,6 +29,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// that it is the one that says what was late.
 const WORK_DEADLINE: Duration = Duration::from_secs(180);
 
+/// The manager stops, another host hears of it and starts.
+const MOVE_DEADLINE: Duration = Duration::from_secs(300);
+
 /// Connections and LUNs.
 pub(crate) fn storage(command: StorageCommand, session: &mut Session<'_>) -> Result<Ending> {
     let (request, deadline, output) = match command {
@@ -189,7 +192,10 @@ pub(crate) fn spm(command: SpmCommand, session: &mut Session<'_>) -> Result<Endi
             return long::start(&Request::Spm(SpmRequest::Start), long, session);
         }
         SpmCommand::Stop(output) => (SpmRequest::Stop, output),
-        SpmCommand::Move { host_id, output } => (SpmRequest::Move { host_id }, output),
+        SpmCommand::Move { host_id, output } => {
+            let request = Request::Spm(SpmRequest::Move { host_id });
+            return ask(&request, MOVE_DEADLINE, output.json, session);
+        }
     };
     ask(&Request::Spm(request), WORK_DEADLINE, output.json, session)
 }
