@@ -18,7 +18,7 @@ use disk_format::vdsm::{
     DomainClass, DomainMetadata, DomainType, DomainVersion, SlotFormat, VolumeId, VolumeMetadata,
     VolumeType, xlease,
 };
-use sample::{DOMAIN, IMAGE, VOLUME, golden, leases, text, volume};
+use sample::{DOMAIN, IMAGE, VOLUME, golden, lease, leases, text, volume};
 
 /// Runs `inspect --json`.
 fn inspect(node: &Node, paths: &[&Path]) -> (i32, Vec<DomainInspection>) {
@@ -95,7 +95,7 @@ fn file_domain(node: &Node) -> PathBuf {
         fs::write(image.join(id), [0; 4096]).expect("written");
         let meta = metadata.encode_meta(SlotFormat::V5).expect("metadata");
         fs::write(image.join(format!("{id}.meta")), meta).expect("written");
-        fs::write(image.join(format!("{id}.lease")), []).expect("written");
+        fs::write(image.join(format!("{id}.lease")), lease(id)).expect("written");
     };
     let base = "00000000-1111-4222-8333-444444444444";
     let parent: VolumeId = base.parse().expect("an id");

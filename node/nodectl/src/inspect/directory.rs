@@ -6,8 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use control::storage::inspection::TaskInspection;
-use disk_format::vdsm::check::{self, Areas, FileFacts, FileVolume, Finding, Grade};
-use disk_format::vdsm::domain::{self, DomainMetadata};
+use disk_format::vdsm::check::{self, Areas, FileFacts, FileVolume, Finding, Grade, LeaseLeader};
+use disk_format::vdsm::domain::{self, DomainMetadata, DomainType};
 use disk_format::vdsm::task::{self, Task};
 use disk_format::vdsm::volume::META_BYTES_MAX;
 use disk_format::vdsm::{DomainId, ImageId, SpecialLv, TaskId, VolumeId, mailbox, xlease};
@@ -72,6 +72,12 @@ fn inspect(path: &Path) -> Result<Found> {
     facts.areas = areas(&path, known.as_ref());
     let mut faults = Vec::new();
     images(&path.join("images"), &mut facts, &mut faults);
+    if let Some(metadata) = known
+        .as_ref()
+        .filter(|metadata| metadata.kind() != DomainType::LocalFs)
+    {
+        facts.areas.leaders = leaders(&path, metadata, &facts);
+    }
     let mut report = check::file(&facts);
     let tasks = tasks(&path.join("master/tasks"), &mut report.findings);
     report.findings.extend(faults);
@@ -124,7 +130,35 @@ fn areas(path: &Path, metadata: Option<&DomainMetadata>) -> Areas {
         outbox: mail(SpecialLv::Outbox),
         ids: area(SpecialLv::Ids, 0, 4096),
         sdm: area(SpecialLv::Leases, align, 4096),
+        leaders: Vec::new(),
     }
+}
+
+/// The leases of volumes, and the external ones.
+fn leaders(path: &Path, metadata: &DomainMetadata, facts: &FileFacts) -> Vec<LeaseLeader> {
+    let mut leaders = Vec::new();
+    for (image, volumes) in &facts.images {
+        let directory = path.join("images").join(image.to_string());
+        for (id, volume) in volumes.iter().filter(|(_, volume)| volume.lease) {
+            let file = directory.join(format!("{id}.lease"));
+            // A template's are links to those of its own image.
+            if volume.meta.is_some()
+                && !leaders
+                    .iter()
+                    .any(|known: &LeaseLeader| known.resource == id.to_string())
+            {
+                leaders.push(LeaseLeader::of_volume(*id, read(&file, 0, 4096)));
+            }
+        }
+    }
+    let file = path.join("dom_md").join(SpecialLv::Xleases.name());
+    leaders.extend(LeaseLeader::of_index(
+        facts.areas.index.as_ref(),
+        metadata.id(),
+        check::geometry(Some(metadata)),
+        |offset| read(&file, offset, 4096),
+    ));
+    leaders
 }
 
 fn fault(subject: &Path, message: String) -> Finding {

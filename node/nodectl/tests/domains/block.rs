@@ -14,7 +14,7 @@ use disk_format::vdsm::{
 };
 
 use crate::common::Node;
-use crate::sample::{DOMAIN, IMAGE, VOLUME, golden, leases, text, volume};
+use crate::sample::{DOMAIN, IMAGE, VOLUME, golden, lease, leases, text, volume};
 use crate::{findings, has, inspect, shown};
 
 const MIB: u64 = 1 << 20;
@@ -72,6 +72,7 @@ fn fill(disk: &File, start: u64) {
     let (ids, sdm) = leases();
     at(1, 0, &ids);
     at(4, MIB, &sdm);
+    at(4, SlotNumber(1).lease_offset(MIB), &lease(VOLUME));
     let index = xlease::Index::empty(&DOMAIN.parse().expect("an id"), 1);
     at(20, MIB, index.bytes());
     let slot = volume(VolumeId::BLANK)
@@ -272,11 +273,16 @@ fn damage_in_every_area_is_told() {
         disk.write_all_at(bytes, offset).expect("written");
     };
     let slot = SlotNumber(1).offset(DomainVersion::V5);
-    let cases: [(u64, &[u8], &str); 8] = [
+    let cases: [(u64, &[u8], &str); 9] = [
         (at(0, slot), &[0; 512], "volume metadata is empty"),
         (at(0, slot), b"CAX", "key CAP is missing"),
         (at(1, 0), &[0; 512], "ids: no host leases there"),
         (at(4, MIB), &[0; 512], "lease SDM was never made"),
+        (
+            at(4, SlotNumber(1).lease_offset(MIB)),
+            &[0; 512],
+            "its lease was never made",
+        ),
         (at(20, MIB + 70), b"u", "update state: rebuild it"),
         (
             at(2, 7 * 4096),

@@ -26,16 +26,22 @@ pub(crate) fn golden(name: &str) -> Vec<u8> {
 /// First sectors of `ids`, and of the `SDM` lease.
 pub(crate) fn leases() -> (Vec<u8>, Vec<u8>) {
     let lockspace = LockspaceName::new(DOMAIN).expect("a name");
-    let sdm = ResourceName::new("SDM").expect("a name");
     let geometry = Geometry::Sector512Align1M;
     let mut sector = vec![0; 512];
     let leader = delta::initial(&lockspace, geometry, 10);
     delta::encode_sector(&leader, &HostBitmap::EMPTY, &mut sector);
-    let mut resource = paxos::initial(lockspace.field(), sdm.field(), geometry, 2000)
-        .encode()
-        .to_vec();
-    resource.resize(512, 0);
-    (sector, resource)
+    (sector, lease("SDM"))
+}
+
+/// The first sector of a free lease of the domain's lockspace.
+pub(crate) fn lease(resource: &str) -> Vec<u8> {
+    let lockspace = LockspaceName::new(DOMAIN).expect("a name");
+    let name = ResourceName::new(resource).expect("a name");
+    let geometry = Geometry::Sector512Align1M;
+    let leader = paxos::initial(lockspace.field(), name.field(), geometry, 2000);
+    let mut sector = leader.encode().to_vec();
+    sector.resize(512, 0);
+    sector
 }
 
 /// Metadata of a leaf.

@@ -9,6 +9,8 @@ use serde_json::json;
 use super::lease_daemon::{Host, Kind};
 use super::support::{Daemon, directory, until};
 
+const LEASE: &str = "5c1e2d3f-1111-4222-8333-444444444444";
+
 /// A file system on a loop device, gone with it.
 struct Disk {
     device: String,
@@ -121,6 +123,11 @@ fn the_role_moves_to_the_host_that_is_named() {
         (report["spm"]["state"] == "here").then_some(())
     });
     two.done(["volume", "create", "images", "--size", "1M"]);
+    two.done(["domain", "lease", "add", "images", LEASE]);
+    // Offline, too, all is well with what both have written.
+    let seen = one.run(["inspect", disk.mounts[0].to_str().expect("text")]);
+    assert_eq!(seen.status, 0, "{seen:?}");
+    assert!(seen.out.contains(LEASE), "{seen:?}");
     // And back, by the other's word.
     two.done(["spm", "move", "1"]);
     until("the role back", || {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use disk_format::vdsm::check::{self, Areas, BlockFacts, FileFacts, LvFacts};
+use disk_format::vdsm::check::{self, Areas, BlockFacts, FileFacts, LeaseLeader, LvFacts};
 use disk_format::vdsm::lvm::label::{Area, newest, read_device};
 use disk_format::vdsm::lvm::{Vg, linear_table, report};
 use disk_format::vdsm::mailbox::{CHECKSUM_OFFSET, MAILBOX_BYTES, Mailbox, Message, SLOTS, Seal};
 use disk_format::vdsm::task::{Files, Task};
 use disk_format::vdsm::xlease::{INDEX_BYTES, Index, Record};
 use disk_format::vdsm::{
-    DomainId, DomainMetadata, SlotFormat, SlotNumber, TaskId, VolumeMetadata, ovf, tag,
+    DomainId, DomainMetadata, SlotFormat, SlotNumber, TaskId, VolumeId, VolumeMetadata, ovf, tag,
 };
 
 use super::Body;
@@ -231,6 +231,7 @@ pub fn vdsm_check(bytes: &[u8]) {
         outbox: read(),
         ids: read(),
         sdm: read(),
+        leaders: vec![LeaseLeader::of_volume(VolumeId::BLANK, Ok(bytes.to_vec()))],
     };
     let text = String::from_utf8_lossy(bytes);
     let mut tags: Vec<String> = text.lines().map(str::to_owned).collect();

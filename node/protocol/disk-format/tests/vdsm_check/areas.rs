@@ -1,9 +1,9 @@
 //! Index, mail, leases.
 
-use disk_format::Geometry;
-use disk_format::vdsm::check::{self, BlockFacts};
+use disk_format::vdsm::check::{self, BlockFacts, LeaseLeader};
 use disk_format::vdsm::mailbox::{Extend, Mailbox, Message};
-use disk_format::vdsm::{DomainRole, LeaseId};
+use disk_format::vdsm::{DomainRole, LeaseId, VolumeId};
+use disk_format::{Geometry, LockspaceName, ResourceName, paxos};
 
 use crate::sample::*;
 use disk_format::vdsm::check::Grade::{Error, Note, Warning};
@@ -140,4 +140,59 @@ fn leases_of_others_are_told() {
         Error,
         "in the place of lease SDM is \"XDM\"",
     );
+}
+
+#[test]
+fn leases_of_volumes_and_external_ones_are_judged() {
+    let id = VolumeId::from_bytes([7; 16]);
+    let leader = |resource: &str| {
+        let lockspace = LockspaceName::new(&domain().to_string()).unwrap();
+        let name = ResourceName::new(resource).unwrap();
+        let geometry = Geometry::Sector512Align1M;
+        paxos::initial(lockspace.field(), name.field(), geometry, 2000)
+            .encode()
+            .to_vec()
+    };
+    let check = |sector: Result<Vec<u8>, String>| {
+        let mut facts = Block::healthy().facts();
+        facts.areas.leaders = vec![LeaseLeader::of_volume(id, sector)];
+        check::block(&facts)
+    };
+    let good = leader(&id.to_string());
+    assert_eq!(check(Ok(good.clone())).findings, []);
+    only(
+        &check(Ok(vec![0; 512])),
+        Error,
+        "its lease was never made: zeros",
+    );
+    only(
+        &check(Ok(leader("x"))),
+        Error,
+        "in the place of its lease is \"x\"",
+    );
+    only(
+        &check(Err("EIO".into())),
+        Error,
+        "its lease cannot be read: EIO",
+    );
+    // A byte that only the checksum knows of: the number of hosts.
+    let mut broken = good;
+    broken[20] ^= 1;
+    let report = check(Ok(broken));
+    assert_eq!(report.findings.len(), 1, "{report:?}");
+
+    // Every lease of the index is looked at where the index says it is.
+    let mut block = Block::healthy();
+    let lease = LeaseId::from_bytes([9; 16]);
+    let geometry = Geometry::Sector512Align1M;
+    block.index.add(&lease, geometry, 1 << 30).unwrap();
+    let mut facts = block.facts();
+    let mut asked = Vec::new();
+    facts.areas.leaders =
+        LeaseLeader::of_index(facts.areas.index.as_ref(), domain(), geometry, |offset| {
+            asked.push(offset);
+            Ok(leader(&lease.to_string()))
+        });
+    assert_eq!(asked, [3 << 20]);
+    assert_eq!(check::block(&facts).findings, []);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Areas, Findings, nearly_full};
+use super::{Areas, Findings, LeaseLeader, nearly_full};
 use crate::content::Content;
 use crate::delta;
 use crate::geometry::Geometry;
@@ -23,12 +23,7 @@ pub(super) struct Context<'a> {
 
 impl Context<'_> {
     fn geometry(&self) -> Geometry {
-        self.metadata
-            .and_then(|metadata| {
-                let sector = metadata.block_bytes().ok()?;
-                Geometry::new(sector, metadata.alignment_bytes().ok()?).ok()
-            })
-            .unwrap_or(Geometry::Sector512Align1M)
+        super::geometry(self.metadata)
     }
 }
 
@@ -43,6 +38,9 @@ pub(super) fn check(
     }
     if let Some(bytes) = read(areas.sdm.as_ref(), "leases", findings) {
         sdm(bytes, context, findings);
+    }
+    for leader in &areas.leaders {
+        lease(leader, context, findings);
     }
     let leases = match read(areas.index.as_ref(), "xleases", findings) {
         Some(bytes) => index(bytes, areas.xleases_bytes, context, findings),
@@ -94,31 +92,66 @@ fn ids(bytes: &[u8], context: &Context<'_>, findings: &mut Findings) {
 }
 
 fn sdm(bytes: &[u8], context: &Context<'_>, findings: &mut Findings) {
-    let own = context.id.to_string();
-    match paxos::leader(bytes) {
-        Err(error) => findings.error("leases", format!("lease SDM: {error}"), ""),
-        Ok(leader) if leader.magic != paxos::MAGIC => {
-            let found = Content::of(bytes);
-            findings.error(
-                "leases",
-                format!("lease SDM was never made: {found}"),
-                "nobody can change the domain; initialise the lease",
-            );
+    if let Err(wrong) = leader(bytes, "SDM", context) {
+        let advice = match wrong {
+            Wrong::NeverMade(_) => "nobody can change the domain; initialise the lease",
+            Wrong::OfOthers(_) => "the domain was copied or renamed; do not attach it",
+            Wrong::Broken(_) => "",
+        };
+        findings.error("leases", wrong.message("lease SDM"), advice);
+    }
+}
+
+/// A lease that is not the one which should be there.
+enum Wrong {
+    NeverMade(Content),
+    OfOthers(String),
+    Broken(String),
+}
+
+impl Wrong {
+    fn message(&self, name: &str) -> String {
+        match self {
+            Self::NeverMade(found) => format!("{name} was never made: {found}"),
+            Self::OfOthers(found) => format!("in the place of {name} is {found}"),
+            Self::Broken(error) => format!("{name}: {error}"),
         }
-        Ok(leader) => {
-            let right = leader.space_name.bytes() == own.as_bytes()
-                && leader.resource_name.bytes() == b"SDM";
-            if !right {
+    }
+}
+
+/// Judges the first sector of a lease of the domain's lockspace.
+fn leader(bytes: &[u8], resource: &str, context: &Context<'_>) -> Result<(), Wrong> {
+    let own = context.id.to_string();
+    let leader = paxos::leader(bytes).map_err(|error| Wrong::Broken(error.to_string()))?;
+    if leader.magic != paxos::MAGIC {
+        return Err(Wrong::NeverMade(Content::of(bytes)));
+    }
+    let right = leader.space_name.bytes() == own.as_bytes()
+        && leader.resource_name.bytes() == resource.as_bytes();
+    if !right {
+        return Err(Wrong::OfOthers(format!(
+            "\"{}\" of lockspace \"{}\"",
+            leader.resource_name, leader.space_name
+        )));
+    }
+    if leader.computed_checksum() != leader.checksum {
+        return Err(Wrong::Broken("its checksum is wrong".to_owned()));
+    }
+    Ok(())
+}
+
+/// The lease of a volume, or an external one.
+fn lease(found: &LeaseLeader, context: &Context<'_>, findings: &mut Findings) {
+    let subject = found.subject.as_str();
+    match &found.sector {
+        Err(error) => findings.error(subject, format!("its lease cannot be read: {error}"), ""),
+        Ok(bytes) => {
+            if let Err(wrong) = leader(bytes, &found.resource, context) {
                 findings.error(
-                    "leases",
-                    format!(
-                        "in the place of lease SDM is \"{}\" of lockspace \"{}\"",
-                        leader.resource_name, leader.space_name
-                    ),
-                    "the domain was copied or renamed; do not attach it",
+                    subject,
+                    wrong.message("its lease"),
+                    "no host can lock it; with nobody using it, make the lease anew",
                 );
-            } else if leader.computed_checksum() != leader.checksum {
-                findings.error("leases", "lease SDM: its checksum is wrong", "");
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Areas, BlockFacts, LvFacts, PvFacts};
+use super::{Areas, BlockFacts, LeaseLeader, LvFacts, PvFacts, geometry};
 use crate::vdsm::domain::{DomainMetadata, Marker};
 use crate::vdsm::lv::{LvState, SpecialLv};
 use crate::vdsm::lvm::label::Area;
@@ -32,6 +32,9 @@ impl BlockFacts {
             facts.slots = reader.slots(&facts, metadata);
         }
         facts.areas = reader.areas(metadata.as_ref());
+        if let Some(metadata) = &metadata {
+            facts.areas.leaders = reader.leaders(&facts, metadata);
+        }
         facts
     }
 
@@ -179,6 +182,33 @@ impl<R: FnMut(&str, Area) -> Result<Vec<u8>, String>> Reader<'_, R> {
             .collect()
     }
 
+    /// The leases of volumes, and the external ones.
+    fn leaders(&mut self, facts: &BlockFacts, metadata: &DomainMetadata) -> Vec<LeaseLeader> {
+        let geometry = geometry(Some(metadata));
+        let align = u64::from(geometry.align_size());
+        let mut sector = |special: SpecialLv, offset: u64| {
+            let bytes = length(SLOT_BYTES);
+            self.read(special.name(), Area { offset, bytes })
+        };
+        let mut leaders = Vec::new();
+        for lv in &facts.lvs {
+            let state = LvState::of(&lv.name, lv.tags.iter().map(String::as_str));
+            if let LvState::Volume { id, tags } = state
+                && tags.slot.is_usable(metadata.version())
+            {
+                let read = sector(SpecialLv::Leases, tags.slot.lease_offset(align));
+                leaders.push(LeaseLeader::of_volume(id, read));
+            }
+        }
+        leaders.extend(LeaseLeader::of_index(
+            facts.areas.index.as_ref(),
+            metadata.id(),
+            geometry,
+            |offset| sector(SpecialLv::Xleases, offset),
+        ));
+        leaders
+    }
+
     /// What there is to judge of the special volumes; that one is missing is
     /// told by its name alone.
     fn areas(&mut self, metadata: Option<&DomainMetadata>) -> Areas {
@@ -205,6 +235,7 @@ impl<R: FnMut(&str, Area) -> Result<Vec<u8>, String>> Reader<'_, R> {
                 .lvs
                 .get(SpecialLv::Xleases.name())
                 .map(|lv| self.vg.lv_bytes(lv)),
+            leaders: Vec::new(),
         }
     }
 }

@@ -18,8 +18,10 @@ use super::domain::{DomainMetadata, Marker};
 use super::error::FormatError;
 use super::lv::SpecialLv;
 use super::slot::SlotNumber;
-use super::uuid::{ImageId, LeaseId, VolumeId};
+use super::uuid::{DomainId, ImageId, LeaseId, VolumeId};
 use super::volume::VolumeMetadata;
+use super::xlease::{Index, lease_offset};
+use crate::geometry::Geometry;
 
 pub use block::block;
 pub use file::file;
@@ -194,6 +196,64 @@ pub struct Areas {
     pub ids: Option<Result<Vec<u8>, String>>,
     /// The first sector of the `SDM` lease, at 1 × alignment of `leases`.
     pub sdm: Option<Result<Vec<u8>, String>>,
+    /// The first sectors of other leases: of volumes, and external ones.
+    pub leaders: Vec<LeaseLeader>,
+}
+
+/// The beginning of a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseLeader {
+    /// What it is the lease of: `volume <id>`, `external lease <id>`.
+    pub subject: String,
+    /// Name of its resource.
+    pub resource: String,
+    /// Its first sector, or why it cannot be read.
+    pub sector: Result<Vec<u8>, String>,
+}
+
+impl LeaseLeader {
+    /// Of the volume `id`.
+    #[must_use]
+    pub fn of_volume(id: VolumeId, sector: Result<Vec<u8>, String>) -> Self {
+        Self {
+            subject: format!("volume {id}"),
+            resource: id.to_string(),
+            sector,
+        }
+    }
+
+    /// Of every lease in the `index` of the domain `id`; `read` gives the sector
+    /// at an offset of `xleases`. What is wrong with the index is told elsewhere.
+    pub fn of_index(
+        index: Option<&Result<Vec<u8>, String>>,
+        id: DomainId,
+        geometry: Geometry,
+        mut read: impl FnMut(u64) -> Result<Vec<u8>, String>,
+    ) -> Vec<Self> {
+        let Some(Ok(bytes)) = index else {
+            return Vec::new();
+        };
+        let Ok(index) = Index::decode(bytes, &id) else {
+            return Vec::new();
+        };
+        let leases = index.leases().map(|(record, lease)| Self {
+            subject: format!("external lease {lease}"),
+            resource: lease.to_string(),
+            sector: read(lease_offset(geometry, record)),
+        });
+        leases.collect()
+    }
+}
+
+/// How the leases of a domain lie; what VDSM makes if its metadata do not say.
+#[must_use]
+pub fn geometry(metadata: Option<&DomainMetadata>) -> Geometry {
+    metadata
+        .and_then(|metadata| {
+            let sector = metadata.block_bytes().ok()?;
+            Geometry::new(sector, metadata.alignment_bytes().ok()?).ok()
+        })
+        .unwrap_or(Geometry::Sector512Align1M)
 }
 
 /// A volume of a file domain.
