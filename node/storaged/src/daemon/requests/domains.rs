@@ -302,6 +302,9 @@ impl Daemon {
             Box::pin(async move {
                 if let Some(id) = found_on {
                     daemon.find_on(&id).await;
+                } else if let Err(failure) = daemon.find_block(None).await {
+                    // Disks that need no login: Fibre Channel, SAS.
+                    tracing::warn!("looking for domains: {failure}");
                 }
             })
         });
