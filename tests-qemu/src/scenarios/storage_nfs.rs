@@ -238,6 +238,8 @@ fn fill(node: &Node, export: &Path) -> Result<()> {
         node,
         "volume create shared --size 16M --preallocated",
     )?)?;
+    // A file that is open keeps its room.
+    drop(file);
     fs::remove_file(&ballast).context("ballast")?;
     done(node, &format!("volume set {name} --description new"))?;
     ensure!(described()?.0 == "new", "the change is not there");

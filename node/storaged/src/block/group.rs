@@ -142,6 +142,14 @@ impl Group {
             .collect()
     }
 
+    /// Names of the volumes that have a slot: one, unless something went wrong.
+    pub fn slot_users(&self, slot: SlotNumber) -> impl Iterator<Item = &str> {
+        self.volumes
+            .iter()
+            .filter(move |volume| volume.state().slot() == Some(slot))
+            .map(|volume| volume.name.as_str())
+    }
+
     /// The device of a path, by path or by its last word (the map's name).
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::domain::{DomainMetadata, diff_tags};
 use disk_format::vdsm::lv::{
-    INITIALIZING, LvState, SpecialLv, VolumeTags, image_tag, parent_tag, removed_tag,
+    INITIALIZING, LvState, SpecialLv, VolumeTags, image_tag, parent_tag, removed_tag, slot_tag,
 };
 use disk_format::vdsm::slot::{SLOT_BYTES, SlotNumber};
 use disk_format::vdsm::uuid::{DomainId, ImageId, VolumeId};
@@ -168,6 +168,9 @@ impl Domain for BlockDomain {
         new: &NewVolume,
     ) -> Result<Draft> {
         context.go_on()?;
+        // What is decided here must be so still when it is written: another host
+        // may be changing the domain until the lease is ours.
+        authority.check(&self.name)?;
         let group = self.group()?;
         let name = new.id.to_string();
         if group.volume(&name).is_some() {
@@ -184,7 +187,9 @@ impl Domain for BlockDomain {
         let change = Change::CreateVolume {
             name: &name,
             mib: (extents * group.extent_bytes) >> 20,
-            tags: &[INITIALIZING.to_owned()],
+            // With its slot from the first moment: nobody else may take it, or
+            // write a lease in its place.
+            tags: &[INITIALIZING.to_owned(), slot_tag(slot)],
             device: None,
         };
         let made = self.change_until(authority, &change, |group| group.volume(&name).is_some());
@@ -229,7 +234,7 @@ impl Domain for BlockDomain {
                 format!("volume {name} of domain {}: no draft", self.name),
             ));
         }
-        if group.used_slots().contains(&slot) {
+        if group.slot_users(slot).any(|user| user != name) {
             return Err(Failure::new(
                 FailureKind::WrongState,
                 format!(

@@ -100,6 +100,13 @@ fn change(
     request: &VolumeRequest,
     host: &Host,
 ) -> Result<Answer> {
+    // Before anything is read on which the change rests: with a manager per domain
+    // another host may be changing it until the lease is ours.
+    let changed = target.map_or_else(
+        || work.domain.id().to_string(),
+        |target| target.domain.clone(),
+    );
+    work.authority.check(&changed)?;
     match request {
         VolumeRequest::Create(new) => {
             let request = create_volume(new)?;

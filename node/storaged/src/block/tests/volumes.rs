@@ -28,7 +28,7 @@ fn a_volume_becomes_visible_in_one_step_with_its_slot_written_before() {
         .tags
         .iter()
         .collect();
-    assert_eq!(tags, ["OVIRT_VOL_INITIALIZING"]);
+    assert_eq!(tags, ["MD_1", "OVIRT_VOL_INITIALIZING"]);
 
     let metadata = metadata(&domain, image, VolumeId::BLANK);
     let entry = domain
