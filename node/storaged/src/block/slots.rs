@@ -15,8 +15,8 @@ use super::{BlockDomain, Group, damaged, unstorable};
 use crate::authority::Authority;
 use crate::job::Result;
 
-/// Slots of drafts: used by no tag yet, and not free. One process at a time makes
-/// volumes of a domain, so they need not outlive it.
+/// Slots of drafts that are being made: perhaps in no tag yet, and not free. Other
+/// hosts wait for the lease meanwhile, so they need not be known outside.
 static SET_ASIDE: Mutex<BTreeMap<DomainId, BTreeSet<SlotNumber>>> = Mutex::new(BTreeMap::new());
 
 /// Sets the lowest free slot aside.
