@@ -101,22 +101,25 @@ fn d02_waiting_commands_do_not_hold_up_acquires() {
     shows(|kind| {
         const WAITING: u64 = 12;
         let alone = Alone::start(kind, 1 + WAITING);
-        // Joins with an io_timeout of 10 s, 20 s each.
-        let waiting: Vec<Connection> = (1..=WAITING)
-            .map(|index| {
-                let space = Space {
-                    name: format!("other-{index}"),
-                    offset: (1 + index) << 20,
-                    ..alone.disk.space()
-                };
-                alone.host.init_space(&space, 10);
-                (space, alone.host.connect())
+        // Joins with an io_timeout of 10 s, 20 s each. None connects before it has
+        // something to say: the original can take the event that ended another
+        // command for one of a connection it has just accepted, and then waits for
+        // that one's message alone.
+        let others: Vec<Space> = (1..=WAITING)
+            .map(|index| Space {
+                name: format!("other-{index}"),
+                offset: (1 + index) << 20,
+                ..alone.disk.space()
             })
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|(other, mut connection)| {
-                let payload = space(&other, 1);
-                connection.send(command::ADD_LOCKSPACE, 0, 10, 0, &payload);
+            .collect();
+        for other in &others {
+            alone.host.init_space(other, 10);
+        }
+        let waiting: Vec<Connection> = others
+            .iter()
+            .map(|other| {
+                let mut connection = alone.host.connect();
+                connection.send(command::ADD_LOCKSPACE, 0, 10, 0, &space(other, 1));
                 connection
             })
             .collect();

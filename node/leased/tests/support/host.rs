@@ -203,7 +203,7 @@ impl Host {
             }
             assert_eq!(self.kind, Kind::Original, "ours forgot a command");
         }
-        panic!("{} does not answer", self.kind)
+        panic!("{} does not answer; its log:\n{}", self.kind, self.log())
     }
 
     /// The version a resource has on the disk.
