@@ -11,14 +11,17 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus};
 
 use control::config::Manager;
+use control::storage::report::SpmReport;
 use control::storage::request::{NewVolume, VolumeRequest};
-use control::storage::{Answer, Failure, FailureKind};
+use control::storage::{Answer, Failure, FailureKind, VolumeName};
 use disk_format::vdsm::domain::DomainRole;
+use disk_format::vdsm::task::{Recovery, Task, TaskState};
+use disk_format::vdsm::uuid::TaskId;
 use pool_support::{Host, IO_TIMEOUT_S, Kind, POOL, Storage, cluster, until};
 use rustix::process::{Pid, Signal, kill_process};
 use storaged::layout::Layout;
 use storaged::worker::frame::{Order, Reader, Word, send};
-use storaged::worker::work::{Carrier, Place, PoolContext, Settings, Work};
+use storaged::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Work};
 use storaged::writer::{LockPlace, Owner};
 
 /// One writer process and the daemon's end of its stream.
@@ -26,6 +29,8 @@ struct Process {
     child: Child,
     stream: UnixStream,
     words: Reader<UnixStream>,
+    /// What it said unasked while it worked.
+    heard: Vec<Word>,
     next: u64,
 }
 
@@ -57,6 +62,7 @@ impl Process {
             child,
             words: Reader::new(ours.try_clone().unwrap()),
             stream: ours,
+            heard: Vec::new(),
             next: 1,
         }
     }
@@ -69,8 +75,39 @@ impl Process {
         loop {
             match self.words.next_frame::<Word>().unwrap().expect("a word") {
                 Word::Done { id: done, outcome } if done == id => return outcome,
-                _ => {}
+                word => self.heard.push(word),
             }
+        }
+    }
+
+    /// Waits until it has said a word like this.
+    fn hear(&mut self, wanted: impl Fn(&Word) -> bool) {
+        while !self.heard.iter().any(&wanted) {
+            let word = self.words.next_frame::<Word>().unwrap().expect("a word");
+            self.heard.push(word);
+        }
+    }
+
+    fn volume(&mut self, place: &Place, request: VolumeRequest) -> Result<Answer, Failure> {
+        self.work(Work::Volume {
+            place: place.clone(),
+            target: None,
+            request,
+        })
+    }
+
+    /// A volume of 1 MiB.
+    fn create(&mut self, place: &Place, image: &str, volume: &str) -> VolumeName {
+        let new = NewVolume {
+            domain: place.domain.clone(),
+            image: Some(image.to_owned()),
+            volume: Some(volume.to_owned()),
+            capacity_bytes: 1 << 20,
+            ..NewVolume::default()
+        };
+        match self.volume(place, VolumeRequest::Create(new)).unwrap() {
+            Answer::MadeVolume(name) => name,
+            other => panic!("{other:?}"),
         }
     }
 
@@ -322,19 +359,11 @@ fn what_the_manager_before_left_is_put_in_order() {
     });
 
     // Work of this manager is a task with a result, for whoever comes next.
-    let request = VolumeRequest::Create(NewVolume {
-        domain: place.domain.clone(),
-        image: Some("7d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8".to_owned()),
-        volume: Some("8d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8".to_owned()),
-        capacity_bytes: 1 << 20,
-        ..NewVolume::default()
-    });
-    let made = writer.work(Work::Volume {
-        place,
-        target: None,
-        request,
-    });
-    assert!(matches!(made, Ok(Answer::MadeVolume(_))), "{made:?}");
+    writer.create(
+        &place,
+        "7d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8",
+        "8d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8",
+    );
     let finished: Vec<_> = std::fs::read_dir(&tasks)
         .unwrap()
         .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
@@ -349,5 +378,135 @@ fn what_the_manager_before_left_is_put_in_order() {
             .unwrap()
             .contains("code = 0")
     );
+    writer.work(Work::StopSpm).unwrap();
+}
+
+#[test]
+fn extends_are_told_as_they_are_committed() {
+    let host = Host::start(Kind::Ours, "one");
+    let storage = Storage::new(&host, 1);
+    storage.pool(&host, 1);
+    let run = tempfile::tempdir().unwrap();
+    let mut writer = Process::start(&host, 1, run.path());
+    let pool = context(&storage, 1, 0);
+    let place = pool.master.clone();
+    let start = Work::StartSpm { pool };
+    writer.work(start.clone()).unwrap();
+    let ids = [
+        "7d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8",
+        "8d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f8",
+    ];
+    let volume = writer.create(&place, ids[0], ids[1]);
+    for (mib, total) in [(2, 1), (3, 2)] {
+        let item = ExtendItem {
+            volume: volume.clone(),
+            size_bytes: mib << 20,
+        };
+        let items = vec![item];
+        let place = place.clone();
+        writer.work(Work::Extend { place, items }).unwrap();
+        writer.hear(|word| *word == Word::Extended { total });
+    }
+    // Another time of being the manager is counted anew.
+    writer.work(Work::StopSpm).unwrap();
+    let begun = writer.work(start).unwrap();
+    assert!(
+        matches!(begun, Answer::Spm(SpmReport { extends: 0, .. })),
+        "{begun:?}"
+    );
+    writer.work(Work::StopSpm).unwrap();
+}
+
+/// A task of a manager that is gone, which is undone by `step`.
+fn leave_task(tasks: &std::path::Path, id: TaskId, step: Recovery) {
+    let task = Task {
+        id,
+        name: "copy-volume".to_owned(),
+        tag: "spm".to_owned(),
+        store: tasks.display().to_string(),
+        recovery_policy: "auto".to_owned(),
+        persist_policy: "auto".to_owned(),
+        clean_policy: "manual".to_owned(),
+        priority: "low".to_owned(),
+        state: TaskState::Running,
+        jobs: Vec::new(),
+        recoveries: vec![step],
+        outcome: None,
+    };
+    let dir = tasks.join(id.to_string());
+    std::fs::create_dir(&dir).unwrap();
+    for (name, content) in task.to_files().unwrap() {
+        std::fs::write(dir.join(name), content).unwrap();
+    }
+}
+
+/// Of three volumes whose makers are gone: a copy that is not whole goes, although
+/// it is prepared here; one that is whole stays; what the original made goes in
+/// any case, as the original has it.
+#[test]
+fn only_copies_that_are_not_whole_are_taken_back() {
+    let host = Host::start(Kind::Ours, "one");
+    let storage = Storage::new(&host, 1);
+    storage.pool(&host, 1);
+    let run = tempfile::tempdir().unwrap();
+    let mut writer = Process::start(&host, 1, run.path());
+    let pool = context(&storage, 1, 0);
+    let place = pool.master.clone();
+    let start = Work::StartSpm { pool };
+    writer.work(start.clone()).unwrap();
+    let tasks = storage.root(0).join("master/tasks");
+    let mut volumes = Vec::new();
+    for (number, name) in [
+        (1, "copy rollback"),
+        (2, "copy rollback"),
+        (3, "Create volume rollback"),
+    ] {
+        let image = format!("7d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f{number}");
+        let volume = format!("8d1a2b3c-4d5e-4f60-8192-a3b4c5d6e7f{number}");
+        let made = writer.create(&place, &image, &volume);
+        if number == 1 {
+            let set = VolumeRequest::Set {
+                volume: made,
+                legal: Some(false),
+                description: None,
+            };
+            writer.volume(&place, set).unwrap();
+        }
+        let domain = place.domain.clone();
+        let params = [
+            "/rhev/x".to_owned(),
+            domain,
+            image.clone(),
+            volume,
+            "/y".to_owned(),
+        ];
+        let step = Recovery {
+            name: name.to_owned(),
+            module_name: "fileVolume".to_owned(),
+            object: "FileVolume".to_owned(),
+            function: "createVolumeRollback".to_owned(),
+            params: params.to_vec(),
+        };
+        leave_task(&tasks, TaskId::from_random([number; 16]), step);
+        volumes.push(storage.root(0).join("images").join(image));
+    }
+    writer.work(Work::StopSpm).unwrap();
+    // Its maker had prepared it.
+    let links = run.path().join("run").join(&place.domain);
+    std::fs::create_dir_all(&links).unwrap();
+    let link = links.join(volumes[0].file_name().unwrap());
+    std::os::unix::fs::symlink(&volumes[0], &link).unwrap();
+
+    writer.heard.clear();
+    writer.work(start).unwrap();
+    writer.hear(|word| *word == Word::Recovering);
+    let done = writer.work(Work::FollowRecovery).unwrap();
+    let Answer::Done { message } = done else {
+        panic!("{done:?}");
+    };
+    assert!(message.contains("undone: 3 tasks"), "{message}");
+    let there: Vec<bool> = volumes.iter().map(|volume| volume.exists()).collect();
+    assert_eq!(there, [false, true, false]);
+    assert!(std::fs::symlink_metadata(&link).is_err(), "it is let go of");
     writer.work(Work::StopSpm).unwrap();
 }

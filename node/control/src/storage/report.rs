@@ -341,7 +341,8 @@ pub struct SpmReport {
     pub writer_pid: Option<u32>,
     /// Since the role is here.
     pub since_ms: Option<u64>,
-    /// Extends served over the mailbox.
+    /// Volumes that its commits have made larger since the role is here: asked for
+    /// by mail, or by guests of this host.
     pub extends: u64,
     /// Hosts seen alive in the master's lockspace, this one included.
     pub live_hosts: Vec<u16>,
@@ -360,7 +361,7 @@ pub enum TaskState {
     Running,
     /// Asked to end.
     Cancelling,
-    /// Being taken back after its process died.
+    /// Under way: what a manager before left is undone and finished.
     Recovering,
     /// Ended well.
     Done,

@@ -3,7 +3,7 @@
 use control::storage::ovf::OvfReport;
 use control::storage::report::{
     BitmapReport, ConnectionReport, DomainReport, LeaseReport, PoolReport, SpmReport,
-    StorageReport, TaskReport, VolumeReport, WorkerReport,
+    StorageReport, TaskReport, TaskState, VolumeReport, WorkerReport,
 };
 use control::storage::{Answer, Format, Lun};
 
@@ -554,7 +554,11 @@ fn tasks(out: &mut String, reports: &[TaskReport]) {
 }
 
 fn percent(report: &TaskReport) -> String {
-    if report.total == 0 {
+    if report.state == TaskState::Done {
+        return "100 %".to_owned();
+    }
+    // How far one came that ended otherwise says nothing when that is nowhere.
+    if report.total == 0 || report.state.ended() && report.done == 0 {
         return "-".to_owned();
     }
     let percent = report.done.min(report.total).saturating_mul(100) / report.total;
@@ -627,4 +631,31 @@ fn cut(text: &str, longest: usize) -> String {
 
 fn short_words(key: &str) -> String {
     cut(key, 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_never_shown_as_begun() {
+        let report = |state, done, total| TaskReport {
+            state,
+            done,
+            total,
+            ..TaskReport::default()
+        };
+        let cases = [
+            (report(TaskState::Running, 0, 8), "0 %"),
+            (report(TaskState::Running, 2, 8), "25 %"),
+            (report(TaskState::Running, 0, 0), "-"),
+            (report(TaskState::Done, 0, 8), "100 %"),
+            (report(TaskState::Done, 0, 0), "100 %"),
+            (report(TaskState::Failed, 0, 8), "-"),
+            (report(TaskState::Cancelled, 4, 8), "50 %"),
+        ];
+        for (report, expected) in cases {
+            assert_eq!(percent(&report), expected, "{report:?}");
+        }
+    }
 }

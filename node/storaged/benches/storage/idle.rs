@@ -72,6 +72,7 @@ pub(crate) fn idle(scale: Scale) -> Result<()> {
     let manager = ManagerMail::start(
         Some(&master.place()),
         Arc::new(|batch| vec![Committed::Done; batch.extends.len()]),
+        Arc::new(|_| {}),
     )?;
     pause(settle);
     let cost = watch(time)?;

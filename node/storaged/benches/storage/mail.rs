@@ -92,6 +92,7 @@ pub(crate) fn rounds(hosts: u16, rounds: u32, commit: Duration) -> Result<Rounds
             pause(commit);
             vec![Committed::Done; batch.extends.len()]
         }),
+        Arc::new(|_| {}),
     )?;
     let mails = (1..=hosts)
         .map(|host| HostMail::start(&master.place(), host, u64::from(host)))

@@ -115,6 +115,8 @@ impl Daemon {
                         tracing::warn!("{key}: {reason}");
                     }
                 }
+                Event::Extended { pid, total } => self.writer_extended(pid, total),
+                Event::Recovering => self.follow_recovery(),
             }
         }
     }

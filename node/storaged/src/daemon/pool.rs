@@ -453,13 +453,17 @@ impl Daemon {
             role.tried = Some(Instant::now());
             role.report.state = "starting".to_owned();
             role.report.reason = None;
+            role.report.extends = 0;
         }
         let after: After = Box::new(|daemon, outcome| {
             let mut role = daemon.role.borrow_mut();
             match outcome {
                 Ok(answer) => {
+                    // The first commits may have been told of already.
+                    let extends = role.report.extends;
                     if let Answer::Spm(report) = answer {
-                        role.report = report.clone();
+                        role.report = report;
+                        role.report.extends = role.report.extends.max(extends);
                     }
                     role.report.state = "here".to_owned();
                     role.report.writer_pid = daemon.workers.pid(&Key::Writer(None));
@@ -529,6 +533,26 @@ impl Daemon {
             ..SpmReport::default()
         };
         outcome.map(|_| done("this host is not the pool's manager any more"))
+    }
+
+    /// The manager here has made so many volumes larger. Reports come on threads of
+    /// their own, so a smaller number is an old one.
+    pub(crate) fn writer_extended(&self, pid: u32, total: u64) {
+        let mut role = self.role.borrow_mut();
+        if role.here && self.workers.pid(&Key::Writer(None)) == Some(pid) {
+            role.report.extends = role.report.extends.max(total);
+        }
+    }
+
+    /// Shows as a task how the manager here puts in order what the one before left.
+    pub(crate) fn follow_recovery(self: &Rc<Self>) {
+        let after: After = Box::new(|_, _| nothing());
+        let what = "finish what the manager before left";
+        let key = Some(Key::Writer(None));
+        let begun = self.start_task(what, None, key, Work::FollowRecovery, after);
+        if let Reply::Failure(failure) = begun {
+            tracing::warn!("recovery not shown as a task: {failure}");
+        }
     }
 
     /// The writer ended without being asked to.

@@ -302,11 +302,15 @@ impl Daemon {
         };
         let key = key.unwrap_or_else(|| Key::Task(id.clone()));
         let (tell, told) = bounded::<Step>(16);
+        let state = match work {
+            Work::FollowRecovery => TaskState::Recovering,
+            _ => TaskState::Running,
+        };
         let call = self.workers.call(&key, work, None, Some(tell));
         let cancel = call.canceller();
         self.tasks.change(number, |task| {
             task.cancel = Some(Box::new(cancel));
-            task.report.state = TaskState::Running;
+            task.report.state = state;
         });
         self.remember();
         let progress = {
@@ -344,6 +348,9 @@ impl Daemon {
                     match outcome {
                         Ok(answer) => {
                             task.report.state = TaskState::Done;
+                            // Whatever it told last: all of it is done.
+                            task.report.total = task.report.total.max(1);
+                            task.report.done = task.report.total;
                             task.report.result = Some(Box::new(answer));
                         }
                         Err(failure) if failure.kind == FailureKind::Cancelled && ending => {

@@ -106,6 +106,10 @@ impl Key {
 pub(crate) enum Event {
     /// The writer ended or lost its lease.
     WriterLost { key: Key, pid: u32, reason: String },
+    /// The manager has made so many volumes larger since it took the role.
+    Extended { pid: u32, total: u64 },
+    /// The manager puts in order what the one before left.
+    Recovering,
 }
 
 /// How far a piece of work is.

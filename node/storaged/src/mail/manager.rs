@@ -19,6 +19,8 @@ use super::driver::{Core, Link, Port, start};
 
 /// Extends the volumes of one domain in one commit; a result for each.
 pub type Commit = Arc<dyn Fn(&Batch) -> Vec<Committed> + Send + Sync>;
+/// Told how many volumes a commit has made larger, once that is answered.
+pub type Extended = Arc<dyn Fn(u64) + Send + Sync>;
 
 pub(super) enum Command {
     Local {
@@ -78,7 +80,6 @@ pub struct ManagerMail {
     link: Link<Command>,
     answers: Answers,
     next: AtomicU64,
-    served: Arc<AtomicU64>,
     ended: Mutex<Receiver<()>>,
     stopped: AtomicBool,
 }
@@ -92,11 +93,16 @@ impl std::fmt::Debug for ManagerMail {
 impl ManagerMail {
     /// Starts it on the master's volumes; without a place only local requests
     /// are gathered. The lease must be held. `commit` is called on a thread of
-    /// its own for each batch, for different domains at the same time.
+    /// its own for each batch, for different domains at the same time; `extended`
+    /// there, too, after it.
     ///
     /// # Errors
     /// No more threads or descriptors.
-    pub fn start(place: Option<&MailPlace>, commit: Commit) -> io::Result<Self> {
+    pub fn start(
+        place: Option<&MailPlace>,
+        commit: Commit,
+        extended: Extended,
+    ) -> io::Result<Self> {
         let config = Config {
             mail: place.is_some(),
             ..Config::default()
@@ -106,12 +112,11 @@ impl ManagerMail {
             access,
         };
         let answers = Answers::default();
-        let served = Arc::<AtomicU64>::default();
         let (sender, ended) = channel();
         let effects = Effects {
             answers: answers.clone(),
-            served: Arc::clone(&served),
             commit,
+            extended,
             ended: sender,
         };
         let (link, _thread) = start(
@@ -125,7 +130,6 @@ impl ManagerMail {
             link,
             answers,
             next: AtomicU64::new(1),
-            served,
             ended: Mutex::new(ended),
             stopped: AtomicBool::new(false),
         })
@@ -151,12 +155,6 @@ impl ManagerMail {
         if !self.link.send(command) {
             self.answers.give(request, Outcome::Stopped);
         }
-    }
-
-    /// Extends committed so far.
-    #[must_use]
-    pub fn served(&self) -> u64 {
-        self.served.load(Ordering::Relaxed)
     }
 
     /// Ends at once: the lease is lost, or may be.
@@ -185,8 +183,8 @@ impl Drop for ManagerMail {
 
 struct Effects {
     answers: Answers,
-    served: Arc<AtomicU64>,
     commit: Commit,
+    extended: Extended,
     ended: Sender<()>,
 }
 
@@ -204,9 +202,9 @@ impl Effects {
     }
 
     fn begin(&self, batch: Batch, link: &Link<Command>) {
-        let (commit, served, back) = (
+        let (commit, extended, back) = (
             Arc::clone(&self.commit),
-            Arc::clone(&self.served),
+            Arc::clone(&self.extended),
             link.clone(),
         );
         let id = batch.id;
@@ -220,8 +218,9 @@ impl Effects {
                     .iter()
                     .filter(|result| **result == Committed::Done)
                     .count();
-                served.fetch_add(u64::try_from(done).unwrap_or(0), Ordering::Relaxed);
                 back.send(Command::Committed(batch.id, results));
+                // After the answer: nobody who asked waits for who is told.
+                extended(u64::try_from(done).unwrap_or(0));
             });
         if let Err(error) = started {
             tracing::warn!(%error, "no thread for a commit");

@@ -20,7 +20,7 @@ mod manager;
 pub mod process;
 
 pub use host::HostMail;
-pub use manager::{Commit, ManagerMail};
+pub use manager::{Commit, Extended, ManagerMail};
 
 use std::path::PathBuf;
 

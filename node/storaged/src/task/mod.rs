@@ -2,7 +2,7 @@
 //!
 //! A task is a directory of small files in the master's `tasks` directory, in
 //! VDSM's own form, so that either kind of manager can take over from the other.
-//! What undoes a task is pushed before what it undoes is begun, and run last in
+//! What undoes a task is on disk before what it undoes is begun, and run last in
 //! first out.
 //!
 //! Tested in `task/tests.rs`, with a crash after each change of the directory.

@@ -31,15 +31,21 @@ pub fn recover(
     undo: &mut dyn FnMut(&Task, &Recovery) -> Result<()>,
 ) -> Result<Vec<Recovered>> {
     let loaded = store.load()?;
-    let total = u64::try_from(loaded.len()).unwrap_or(u64::MAX);
+    let begun = |task: &Result<Task>| task.as_ref().is_ok_and(|task| !task.state.is_over());
+    let total = loaded.values().filter(|task| begun(task)).count();
+    let total = u64::try_from(total).unwrap_or(u64::MAX);
+    let mut done = 0;
     let mut all = Vec::new();
-    for (done, (id, task)) in (0..).zip(loaded) {
-        context.tell(done, total, "recovering tasks");
+    for (id, task) in loaded {
         context.go_on()?;
         all.push(match task {
             Err(failure) => Recovered::Failed(id, failure),
             Ok(task) if task.state.is_over() => Recovered::Kept(Box::new(task)),
-            Ok(task) => one(store, authority, task, undo)?,
+            Ok(task) => {
+                context.tell(done, total, &format!("undo {}", task.name));
+                done += 1;
+                one(store, authority, task, undo)?
+            }
         });
     }
     Ok(all)
@@ -55,13 +61,11 @@ fn one(
     store.save(authority, &task)?;
     while let Some(step) = task.recoveries.last().cloned() {
         if let Err(failure) = undo(&task, &step) {
-            if matches!(
-                failure.kind,
-                FailureKind::Unsupported | FailureKind::Cancelled | FailureKind::NotFound
-            ) {
+            if !matches!(failure.kind, FailureKind::Damaged | FailureKind::BadRequest) {
                 // Not now, or not by this manager: it stays to be recovered.
                 return Ok(Recovered::Failed(task.id, failure));
             }
+            // The step itself makes no sense, to nobody.
             task.state = TaskState::Failed;
             task.outcome = Some(ended(200, &format!("recovery failed: {failure}")));
             store.save(authority, &task)?;

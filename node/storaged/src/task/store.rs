@@ -179,7 +179,8 @@ impl Store {
         Ok(())
     }
 
-    /// Begins a task that may be undone by whoever is the manager next.
+    /// Begins a task. Should it not finish, whoever is the manager next runs
+    /// `undo`, the last one first; they are on disk when this returns.
     ///
     /// # Errors
     /// As [`Self::save`].
@@ -189,6 +190,7 @@ impl Store {
         id: TaskId,
         name: &str,
         what: &str,
+        undo: Vec<Recovery>,
     ) -> Result<Tracked<'a>> {
         let task = Task {
             id,
@@ -204,7 +206,7 @@ impl Store {
                 name: name.to_owned(),
                 runcmd: plain(what),
             }],
-            recoveries: Vec::new(),
+            recoveries: undo,
             outcome: None,
         };
         self.save(authority, &task)?;
@@ -235,25 +237,6 @@ impl Tracked<'_> {
     #[must_use]
     pub fn id(&self) -> TaskId {
         self.task.id
-    }
-
-    /// Promises that `step` is run should this task not finish; on disk when
-    /// this returns, so that what it undoes may begin.
-    ///
-    /// # Errors
-    /// As [`Store::save`].
-    pub fn push_recovery(&mut self, step: Recovery) -> Result<()> {
-        self.task.recoveries.push(step);
-        self.store.save(self.authority, &self.task)
-    }
-
-    /// Replaces all promises by these, in one step.
-    ///
-    /// # Errors
-    /// As [`Store::save`].
-    pub fn replace_recoveries(&mut self, steps: Vec<Recovery>) -> Result<()> {
-        self.task.recoveries = steps;
-        self.store.save(self.authority, &self.task)
     }
 
     /// Keeps how it ended. A task that failed has been undone by its caller.

@@ -49,15 +49,15 @@ fn only(store: &Store) -> Task {
 fn a_finished_task_keeps_its_result() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, master) = (store(dir.path()), master());
-    let mut task = store
+    let task = store
         .begin(
             &master,
             id(1),
             "createVolume",
             "make a volume\nof two lines",
+            vec![step("remove it")],
         )
         .expect("begun");
-    task.push_recovery(step("remove it")).expect("pushed");
     assert_eq!(only(&store).recoveries.len(), 1);
     task.finish(&Ok("volume = x".to_owned())).expect("finished");
     let found = only(&store);
@@ -77,15 +77,12 @@ fn a_finished_task_keeps_its_result() {
 fn what_was_not_finished_is_undone_last_step_first() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, master) = (store(dir.path()), master());
-    let mut task = store
-        .begin(&master, id(2), "copyImage", "copy")
-        .expect("begun");
-    for name in ["first", "second", "third"] {
-        task.push_recovery(step(name)).expect("pushed");
-    }
-    drop(task);
+    let undo = ["first", "second", "third"].map(step).to_vec();
     store
-        .begin(&master, id(3), "other", "other")
+        .begin(&master, id(2), "copyImage", "copy", undo)
+        .expect("begun");
+    store
+        .begin(&master, id(3), "other", "other", Vec::new())
         .expect("begun")
         .finish(&Ok(String::new()))
         .expect("finished");
@@ -103,17 +100,34 @@ fn what_was_not_finished_is_undone_last_step_first() {
     assert!(matches!(first[0], Recovered::Failed(found, _) if found == id(2)));
     assert!(matches!(&first[1], Recovered::Kept(kept) if kept.id == id(3)));
     assert_eq!(undone, ["third"]);
+    // The storage may be back by then: nothing is given up for good.
+    let mut undo = |_: &Task, step: &Recovery| {
+        undone.push(step.name.clone());
+        Ok(())
+    };
+    let then = recover(&Context::quiet(), &store, &master, &mut undo).expect("recovers");
+    assert_eq!(then[0], Recovered::Undone(id(2)));
+    assert_eq!(undone, ["third", "second", "first"]);
+}
+
+#[test]
+fn a_step_that_makes_no_sense_is_given_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (store, master) = (store(dir.path()), master());
+    let undo = vec![step("odd")];
+    store.begin(&master, id(7), "a", "a", undo).expect("begun");
+    let mut odd = |_: &Task, _: &Recovery| Err(Failure::new(FailureKind::Damaged, "what?"));
+    let found = recover(&Context::quiet(), &store, &master, &mut odd).expect("recovers");
+    assert!(matches!(&found[..], [Recovered::Failed(one, _)] if *one == id(7)));
+    assert_eq!(only(&store).state, TaskState::Failed);
 }
 
 #[test]
 fn a_crash_in_recovery_goes_on_where_it_was() {
     let dir = tempfile::tempdir().expect("a directory");
     let (store, master) = (store(dir.path()), master());
-    let mut task = store.begin(&master, id(4), "a", "a").expect("begun");
-    for name in ["first", "second"] {
-        task.push_recovery(step(name)).expect("pushed");
-    }
-    drop(task);
+    let undo = ["first", "second"].map(step).to_vec();
+    store.begin(&master, id(4), "a", "a", undo).expect("begun");
     let mut seen = Vec::new();
     let lost = std::cell::Cell::new(false);
     let crash = Crash(&lost);
@@ -158,7 +172,9 @@ fn every_crash_during_a_save_leaves_the_old_or_the_new_task() {
     for crash in 0..6 {
         let dir = tempfile::tempdir().expect("a directory");
         let store = store(dir.path());
-        let mut task = store.begin(&master, id(5), "old", "old").expect("begun");
+        let task = store
+            .begin(&master, id(5), "old", "old", Vec::new())
+            .expect("begun");
         let name = id(5).to_string();
         let at = |suffix: &str| dir.path().join(format!("{name}{suffix}"));
         let copy = |from: &Path, to: &Path, files: usize| {
@@ -172,7 +188,7 @@ fn every_crash_during_a_save_leaves_the_old_or_the_new_task() {
         let new_dir = tempfile::tempdir().expect("a directory");
         let new_store = Store::new(new_dir.path(), "master");
         new_store
-            .begin(&master, id(5), "new", "new")
+            .begin(&master, id(5), "new", "new", Vec::new())
             .expect("begun");
         let new = new_dir.path().join(&name);
         let mut expected = "old";
@@ -194,9 +210,8 @@ fn every_crash_during_a_save_leaves_the_old_or_the_new_task() {
             _ => std::fs::rename(at(""), at(".backup")).expect("moved"),
         }
         assert_eq!(only(&store).name, expected, "crash {crash}");
-        task.push_recovery(step("a")).expect("saved");
-        let found = only(&store);
-        assert_eq!(found.recoveries.len(), 1, "crash {crash}");
+        task.finish(&Ok(String::new())).expect("saved");
+        assert_eq!(only(&store).state, TaskState::Finished, "crash {crash}");
         assert!(!at(".temp").exists() && !at(".backup").exists());
     }
 }
@@ -207,12 +222,14 @@ fn only_the_newest_results_are_kept() {
     let (store, master) = (store(dir.path()), master());
     for byte in 10..15 {
         store
-            .begin(&master, id(byte), "a", "a")
+            .begin(&master, id(byte), "a", "a", Vec::new())
             .expect("begun")
             .finish(&Ok(String::new()))
             .expect("finished");
     }
-    let running = store.begin(&master, id(20), "b", "b").expect("begun");
+    let running = store
+        .begin(&master, id(20), "b", "b", Vec::new())
+        .expect("begun");
     store.prune(&master, 2).expect("pruned");
     let left: Vec<_> = store.load().expect("loads").into_keys().collect();
     assert_eq!(left, [id(13), id(14), running.id()]);

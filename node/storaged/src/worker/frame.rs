@@ -54,6 +54,14 @@ pub enum Word {
         /// What came of it.
         outcome: Result<Answer, Failure>,
     },
+    /// Volumes that the manager's commits have made larger since it took the role.
+    Extended {
+        /// So many in all.
+        total: u64,
+    },
+    /// The manager has found what the one before left, and puts it in order:
+    /// [`super::work::Work::FollowRecovery`] tells how far it is.
+    Recovering,
     /// The writer lost the role, or is about to end, for this reason.
     Lost {
         /// Why.

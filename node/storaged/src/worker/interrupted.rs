@@ -19,6 +19,9 @@ impl Work {
             request,
         } = self
         else {
+            if matches!(self, Self::FollowRecovery) {
+                return "the next manager goes on with it".to_owned();
+            }
             return "look with `nodectl domain show` how far it came; asking for it again is safe"
                 .to_owned();
         };
@@ -50,9 +53,10 @@ impl Work {
             | VolumeRequest::Template { target: new, .. } => {
                 let domain = target.as_ref().map_or(domain, |place| &place.domain);
                 format!(
-                    "the copy {domain}/{image}/{} is illegal unless it is whole: if `nodectl \
-                     volume list` shows it so, `nodectl volume teardown {domain} {image}`, delete \
-                     it, then copy again; tear down the source, too, unless a guest uses it",
+                    "the copy {domain}/{image}/{} is whole and legal, or the pool's next manager \
+                     removes it (`nodectl task list` shows that), then copy again; where every \
+                     domain has its own manager nobody does: if `nodectl volume list` shows it \
+                     illegal, `nodectl volume teardown {domain} {image}` and delete it",
                     name(&new.volume),
                     image = name(&new.image)
                 )

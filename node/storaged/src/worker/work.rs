@@ -248,6 +248,9 @@ pub enum Work {
     },
     /// Gives it back.
     StopSpm,
+    /// `Answer::Done`: tells how far the manager is with what the one before left,
+    /// until that is in order. Cancelled, it leaves the rest to the next manager.
+    FollowRecovery,
     /// Attaches a domain to the pool.
     Attach {
         /// Pool.
@@ -414,6 +417,7 @@ impl Work {
             Self::Reconstruct { .. } => "reconstruct master",
             Self::StartSpm { .. } => "start manager",
             Self::StopSpm => "stop manager",
+            Self::FollowRecovery => "recover",
             Self::Attach { .. } => "attach domain",
             Self::Detach { .. } => "detach domain",
             Self::SetStatus { .. } => "set domain status",

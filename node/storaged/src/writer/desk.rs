@@ -1,6 +1,7 @@
 //! Commits of the mail: apart from the role, which is busy while it changes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use control::storage::FailureKind;
@@ -22,20 +23,28 @@ pub(super) struct Desk {
     state: Mutex<Known>,
     /// Opens a block domain of the pool that was connected after the role was taken.
     adopt: Adopt,
+    /// Volumes made larger since the role was taken.
+    extended: AtomicU64,
+    told: Told,
 }
 
 /// The right to commit, and the domains it covers.
 type Known = (PoolAuthority, BTreeMap<DomainId, Arc<dyn Domain>>);
 
+/// Takes how many volumes the role has made larger so far.
+pub(super) type Told = Box<dyn Fn(u64) + Send + Sync>;
+
 /// Opens a domain that mail is about, if it is one of the pool.
 pub(super) type Adopt = Box<dyn Fn(DomainId) -> Option<Arc<dyn Domain>> + Send + Sync>;
 
 impl Desk {
-    /// Of a manager as it is now.
-    pub(super) fn of(manager: &Manager, adopt: Adopt) -> Arc<Self> {
+    /// Of a manager as it is now. `told` is called after each commit.
+    pub(super) fn of(manager: &Manager, adopt: Adopt, told: Told) -> Arc<Self> {
         let desk = Arc::new(Self {
             state: Mutex::new((manager.authority().clone(), BTreeMap::new())),
             adopt,
+            extended: AtomicU64::new(0),
+            told,
         });
         desk.fill(manager);
         desk
@@ -52,6 +61,18 @@ impl Desk {
             .map(|domain| (domain.id(), Arc::clone(domain)))
             .collect();
         *self.lock() = (manager.authority().clone(), domains);
+    }
+
+    /// Volumes made larger since the role was taken.
+    pub(super) fn extended(&self) -> u64 {
+        self.extended.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, more: u64) {
+        if more > 0 {
+            let before = self.extended.fetch_add(more, Ordering::Relaxed);
+            (self.told)(before.saturating_add(more));
+        }
     }
 
     /// A domain that nobody told the manager of.
@@ -133,11 +154,17 @@ pub(super) fn mail(manager: &Manager, desk: &Arc<Desk>) -> std::io::Result<Manag
         .has_mail()
         .then(|| MailPlace::of(manager.master().as_ref()));
     let desk: Weak<Desk> = Arc::downgrade(desk);
+    let counter = Weak::clone(&desk);
     ManagerMail::start(
         place.as_ref(),
         Arc::new(move |batch| match desk.upgrade() {
             Some(desk) => desk.commit(batch),
             None => Vec::new(),
+        }),
+        Arc::new(move |more| {
+            if let Some(desk) = counter.upgrade() {
+                desk.count(more);
+            }
         }),
     )
 }

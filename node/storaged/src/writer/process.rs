@@ -71,7 +71,7 @@ pub fn run(stream: UnixStream, parts: Parts) -> io::Result<()> {
         })
     };
     let writer = Arc::new(Writer {
-        roles: Roles::new(settings, parts, lost),
+        roles: Roles::new(settings, parts, mouth.clone(), lost),
         membership: Mutex::new(()),
         mouth: mouth.clone(),
     });
@@ -185,6 +185,8 @@ impl Worker for Writer {
         match work {
             Work::StartSpm { pool } => self.roles.start(context, pool),
             Work::StopSpm => self.roles.stop(context, GATE),
+            // Only watches: the role may end meanwhile.
+            Work::FollowRecovery => self.roles.follow_recovery(context),
             Work::MigrateMaster { target, .. } => self.roles.migrate(context, target),
             Work::CreatePool { pool } => {
                 let _gate = self.roles.shared();

@@ -1,6 +1,8 @@
 //! What the manager before left: half-made volumes, removals that were begun,
 //! tasks that had not ended.
 
+mod account;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -8,13 +10,18 @@ use std::thread::JoinHandle;
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::task::{Recovery, Task};
 use disk_format::vdsm::uuid::{DomainId, VolumeId};
+use disk_format::vdsm::volume::Legality;
 use sanlock_client::Client;
 
+pub(super) use account::Account;
+use account::Sum;
+
 use super::PoolAuthority;
-use crate::domain::{Domain, DomainKind, EntryState};
-use crate::image::leases::{DaemonLeases, Leases, NoLeases};
+use super::tracking::COPY_ROLLBACK;
+use crate::domain::{Domain, DomainKind, EntryState, VolumeEntry};
+use crate::image::leases::{DaemonLeases, LeaseName, Leases, NoLeases};
 use crate::image::wipe::{Disposal, resume_wipes};
-use crate::image::{self, delete};
+use crate::image::{self, delete, prepare};
 use crate::job::{Context, Result};
 use crate::layout::Layout;
 use crate::pool::{BESIDE, Manager, each};
@@ -26,8 +33,7 @@ const HOSTS_MAX: u32 = 250;
 
 /// Removes what is half-made in every domain of the pool. Only while nothing is
 /// being made.
-pub(super) fn remove_half_made(context: &Context, manager: &Manager) {
-    context.tell(0, 0, "removing what is half-made");
+pub(super) fn remove_half_made(manager: &Manager) {
     let authority = manager.authority().clone();
     // A list that comes late may hold what is being made by then.
     let late = Arc::<AtomicBool>::default();
@@ -61,15 +67,17 @@ fn all(manager: &Manager) -> Vec<Arc<dyn Domain>> {
 
 /// The rest, beside the manager's work.
 pub(super) struct Cleaning {
-    cancelled: Arc<AtomicBool>,
+    account: Arc<Account>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Cleaning {
     /// Begins; without a thread for it the next manager does it.
-    pub(super) fn start(manager: &Manager, settings: &Settings) -> Option<Self> {
-        let cancelled = Arc::<AtomicBool>::default();
-        let context = Context::new(Arc::new(|_, _| {}), Arc::clone(&cancelled));
+    pub(super) fn start(
+        manager: &Manager,
+        settings: &Settings,
+        account: Arc<Account>,
+    ) -> Option<Self> {
         let files = manager.files()?;
         let room = Room {
             store: Store::new(files.tasks(), manager.master().id().to_string()),
@@ -80,16 +88,17 @@ impl Cleaning {
             growth: crate::thin::policy(&settings.thin),
             disposal: Disposal::of(&settings.giving_back),
         };
+        let mine = Arc::clone(&account);
         let thread = std::thread::Builder::new()
             .name("recovery".to_owned())
-            .spawn(move || room.clean(&context))
+            .spawn(move || mine.close(room.clean(&mine)))
             .ok();
-        Some(Self { cancelled, thread })
+        Some(Self { account, thread })
     }
 
     /// Ends it between two steps; returns when it has.
     pub(super) fn end(mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.account.cancel();
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
@@ -99,7 +108,7 @@ impl Cleaning {
 /// Dropped without an end, as at a crash: it ends by itself.
 impl Drop for Cleaning {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.account.cancel();
     }
 }
 
@@ -114,35 +123,51 @@ struct Room {
 }
 
 impl Room {
-    fn clean(&self, context: &Context) {
-        let mut undo = |_: &Task, step: &Recovery| self.undo(context, step);
-        match recover(context, &self.store, &self.authority, &mut undo) {
+    fn clean(&self, account: &Arc<Account>) -> Result<String> {
+        let mut sum = Sum::default();
+        let context = account.context("");
+        let mut undo = |_: &Task, step: &Recovery| self.undo(&context, step);
+        match recover(&context, &self.store, &self.authority, &mut undo) {
             Ok(tasks) => {
                 for task in tasks {
                     match task {
                         Recovered::Kept(_) => {}
-                        Recovered::Undone(id) => tracing::info!(task = %id, "task undone"),
+                        Recovered::Undone(id) => {
+                            tracing::info!(task = %id, "task undone");
+                            sum.undone += 1;
+                        }
                         Recovered::Failed(id, failure) => {
                             tracing::warn!(task = %id, %failure, "task not undone");
+                            sum.left.push(format!("task {id}: {failure}"));
                         }
                     }
                 }
             }
-            Err(failure) => tracing::warn!(%failure, "tasks not recovered"),
-        }
-        for domain in &self.domains {
-            let done = self.on(context, domain.as_ref(), |work| {
-                resume_wipes(work, self.disposal)?;
-                domain.sweep(&self.authority)
-            });
-            match done {
-                Ok(_) => {}
-                Err(failure) if failure.kind == FailureKind::Cancelled => return,
-                Err(failure) => {
-                    tracing::warn!(domain = %domain.id(), %failure, "removals not finished");
-                }
+            Err(failure) if failure.kind == FailureKind::Cancelled => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(%failure, "tasks not recovered");
+                sum.left.push(format!("tasks: {failure}"));
             }
         }
+        for domain in &self.domains {
+            let context = account.context(&format!(", domain {}", domain.id()));
+            let done = self.on(&context, domain.as_ref(), |work| {
+                let collected = resume_wipes(work, self.disposal)?;
+                Ok((collected, domain.sweep(&self.authority)?))
+            });
+            match done {
+                Ok((collected, swept)) => sum.add(&collected, swept),
+                Err(failure) if failure.kind == FailureKind::Cancelled => return Err(failure),
+                Err(failure) => {
+                    tracing::warn!(domain = %domain.id(), %failure, "removals not finished");
+                    sum.left.push(format!("domain {}: {failure}", domain.id()));
+                }
+            }
+            if !sum.is_empty() {
+                account.begin();
+            }
+        }
+        sum.words()
     }
 
     fn on<T>(
@@ -169,12 +194,10 @@ impl Room {
 
     /// Undoes one step of a task: of ours, or of the original's where it is known.
     fn undo(&self, context: &Context, step: &Recovery) -> Result<()> {
-        let param = |index: usize| step.params.get(index).map_or("", String::as_str);
         match step.function.as_str() {
             // Half-made volumes went before this manager began.
             "startCreateVolumeRollback" | "halfbakedVolumeRollback" => Ok(()),
-            // Repository, domain, image, volume, directory.
-            "createVolumeRollback" => self.remove_volume(context, param(1), param(3)),
+            "createVolumeRollback" => self.remove_volume(context, step),
             other => Err(Failure::new(
                 FailureKind::Unsupported,
                 format!("recovery step {other}: not known here, left to a manager that knows it"),
@@ -182,12 +205,15 @@ impl Room {
         }
     }
 
-    fn remove_volume(&self, context: &Context, domain: &str, volume: &str) -> Result<()> {
+    /// Removes the volume that a task had made: repository, domain, image,
+    /// volume, directory.
+    fn remove_volume(&self, context: &Context, step: &Recovery) -> Result<()> {
+        let param = |index: usize| step.params.get(index).map_or("", String::as_str);
         let bad = |error: &dyn std::fmt::Display| {
             Failure::new(FailureKind::Damaged, format!("recovery step: {error}"))
         };
-        let id: DomainId = domain.parse().map_err(|error| bad(&error))?;
-        let volume: VolumeId = volume.parse().map_err(|error| bad(&error))?;
+        let id: DomainId = param(1).parse().map_err(|error| bad(&error))?;
+        let volume: VolumeId = param(3).parse().map_err(|error| bad(&error))?;
         let found = self.domains.iter().find(|domain| domain.id() == id);
         let domain = found.ok_or_else(|| {
             Failure::new(
@@ -195,12 +221,46 @@ impl Room {
                 format!("domain {id}: not connected, its task is left"),
             )
         })?;
-        match domain.volume(volume) {
+        let entry = match domain.volume(volume) {
             Err(failure) if failure.kind == FailureKind::NotFound => return Ok(()),
             other => other?,
         };
         self.on(context, domain.as_ref(), |work| {
+            if step.name == COPY_ROLLBACK && !release_copy(work, &entry)? {
+                return Ok(());
+            }
             delete::delete_volume(work, volume, self.disposal)
         })
     }
+}
+
+/// Lets go of the target of a copy that did not end, so that it can be removed;
+/// false when it is legal, and so whole.
+fn release_copy(work: &image::Work<'_>, entry: &VolumeEntry) -> Result<bool> {
+    match work.domain.volume_metadata(entry) {
+        Ok(metadata) if metadata.legality == Legality::Legal => return Ok(false),
+        Ok(_) => {}
+        // Nobody could have used it.
+        Err(failure) if failure.kind == FailureKind::Damaged => {}
+        Err(failure) => return Err(failure),
+    }
+    // Whoever may still write into it, on whatever host, holds its lease.
+    let lease = LeaseName::of_entry(work.domain, entry);
+    match work.leases.acquire(&lease) {
+        Ok(held) => drop(held),
+        // It has none yet, so nobody has begun to write.
+        Err(failure) if failure.kind == FailureKind::Damaged => {}
+        Err(failure) => return Err(failure),
+    }
+    let alone = work
+        .domain
+        .volumes()?
+        .iter()
+        .all(|other| other.image != entry.image || other.id == entry.id);
+    let users = prepare::users(work.domain, work.layout, entry.id)?;
+    if alone && users == [entry.image] {
+        // Prepared by the copy itself: a guest gets no image that is illegal.
+        prepare::teardown(work.domain, work.layout, entry.image)?;
+    }
+    Ok(true)
 }

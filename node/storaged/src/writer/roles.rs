@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use control::storage::report::{PoolReport, SpmReport};
 use control::storage::{Answer, Failure, FailureKind};
+use disk_format::vdsm::task::Recovery;
 use disk_format::vdsm::uuid::{DomainId, PoolId, VolumeId};
 use mailbox::role::{Input, Phase, Step};
 use mailbox::{Extend, Outcome};
@@ -17,8 +18,8 @@ use super::commits::DomainLease;
 use super::desk::{Desk, MIB, mail};
 use super::membership::listed;
 use super::process::Parts;
-use super::recovery::{self, Cleaning};
-use super::tracking::{is_task, tracked};
+use super::recovery::{self, Account, Cleaning};
+use super::tracking::{Made, is_task, tracked};
 use super::{Cluster, LockPlace};
 use crate::authority::Authority;
 use crate::domain::Domain;
@@ -29,6 +30,8 @@ use crate::pool::{
     each, not_there,
 };
 use crate::task::Store;
+use crate::worker::frame::Word;
+use crate::worker::serve::Mouth;
 use crate::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Work};
 
 /// How long commits under way are waited for before the role is given back.
@@ -43,6 +46,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Roles {
     pub(super) settings: Settings,
     parts: Parts,
+    mouth: Mouth,
     pub(super) on_lost: OnLost,
     /// Set while this host is the pool's manager.
     role: Mutex<Option<Role>>,
@@ -50,6 +54,8 @@ pub(super) struct Roles {
     gate: RwLock<()>,
     /// Domains' own leases that jobs are using.
     leases: Mutex<BTreeMap<DomainId, Weak<DomainLease>>>,
+    /// What is told of the recovery that was begun last.
+    recovery: Mutex<Option<Arc<Account>>>,
 }
 
 /// The pool's role and what goes with it.
@@ -78,14 +84,17 @@ struct Beside {
 }
 
 impl Roles {
-    pub(super) fn new(settings: Settings, parts: Parts, on_lost: OnLost) -> Self {
+    /// Its words go to `mouth`; `on_lost` ends this process.
+    pub(super) fn new(settings: Settings, parts: Parts, mouth: Mouth, on_lost: OnLost) -> Self {
         Self {
             settings,
             parts,
+            mouth,
             on_lost,
             role: Mutex::new(None),
             gate: RwLock::new(()),
             leases: Mutex::default(),
+            recovery: Mutex::default(),
         }
     }
 
@@ -210,7 +219,7 @@ impl Roles {
         };
         let mut beside = Beside::default();
         let started = Manager::start_with(context, start, &mut |manager, step| {
-            self.step(context, manager, &mut beside, step)
+            self.step(manager, &mut beside, step)
         });
         let manager = started.map_err(|error| self.end(error))?;
         let role = Role { manager, beside };
@@ -222,17 +231,16 @@ impl Roles {
     /// What a step does in this process besides the manager's own part.
     fn step(
         &self,
-        context: &Context,
         manager: &Manager,
         beside: &mut Beside,
         step: Step,
     ) -> std::result::Result<(), Stumble> {
         match step {
             // Before anybody makes anything: what is half-made now is nobody's.
-            Step::ClearHalfMade => recovery::remove_half_made(context, manager),
+            Step::ClearHalfMade => recovery::remove_half_made(manager),
             Step::StartMail => self.start_mail(manager, beside)?,
             Step::RecoverTasks => {
-                beside.cleaning = Cleaning::start(manager, &self.settings);
+                beside.cleaning = self.start_recovery(manager);
             }
             Step::EndRecovery => {
                 if let Some(cleaning) = beside.cleaning.take() {
@@ -252,6 +260,28 @@ impl Roles {
         Ok(())
     }
 
+    /// Begins to put in order what the manager before left.
+    fn start_recovery(&self, manager: &Manager) -> Option<Cleaning> {
+        let mouth = self.mouth.clone();
+        let begun = Box::new(move || mouth.say(&Word::Recovering));
+        let account = Arc::new(Account::new(begun));
+        *self.recovery() = Some(Arc::clone(&account));
+        Cleaning::start(manager, &self.settings, account)
+    }
+
+    fn recovery(&self) -> MutexGuard<'_, Option<Arc<Account>>> {
+        self.recovery.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how far the recovery is until it has ended.
+    pub(super) fn follow_recovery(&self, context: &Context) -> Result<Answer> {
+        let account = self.recovery().clone();
+        match account {
+            Some(account) => account.follow(context),
+            None => Err(wrong("nothing is being put in order")),
+        }
+    }
+
     /// Starts the mail of a manager, on its present master.
     fn start_mail(&self, manager: &Manager, beside: &mut Beside) -> Result<()> {
         let (parts, settings, pool) = (self.parts.clone(), self.settings.clone(), manager.pool());
@@ -266,9 +296,11 @@ impl Roles {
                 .ok()
                 .filter(|domain| is_member(domain.as_ref(), pool))
         };
+        let mouth = self.mouth.clone();
+        let told = move |total| mouth.say(&Word::Extended { total });
         let desk = beside
             .desk
-            .get_or_insert_with(|| Desk::of(manager, Box::new(adopt)));
+            .get_or_insert_with(|| Desk::of(manager, Box::new(adopt), Box::new(told)));
         desk.fill(manager);
         let mail = mail(manager, desk)
             .map(Arc::new)
@@ -321,7 +353,7 @@ impl Roles {
             }
             if let Some((_, role)) = taken {
                 role.manager.step(context, step)?;
-                self.step(context, &role.manager, &mut role.beside, step)?;
+                self.step(&role.manager, &mut role.beside, step)?;
                 own(&mut role.manager, step)?;
             }
             Ok(())
@@ -402,6 +434,14 @@ impl Roles {
             role.refill();
         }
         Ok(())
+    }
+
+    /// What takes work back that this process does not end, where it has to be.
+    fn rollback(&self, context: &Context, work: &Work) -> Option<Recovery> {
+        let made = Made::by(work)?;
+        let pool = self.role().as_ref().map(|role| role.manager.pool())?;
+        let domain = self.domain(context, made.place).ok()?;
+        made.rollback(domain.as_ref(), &self.settings.layout, pool)
     }
 
     /// Where the manager's tasks are kept.
@@ -485,7 +525,8 @@ impl Roles {
             let Some(store) = self.store().filter(|_| is_task(work)) else {
                 return run(Some(&authority));
             };
-            return tracked(&store, &authority, work, || run(Some(&authority)));
+            let undo = self.rollback(context, work);
+            return tracked(&store, &authority, work, undo, || run(Some(&authority)));
         }
         let Some(place) = changed(work) else {
             return run(None);
@@ -529,7 +570,7 @@ fn report(role: &Role) -> SpmReport {
             .and_then(|lver| i64::try_from(lver).ok()),
         writer_pid: Some(std::process::id()),
         since_ms: u64::try_from(manager.since().elapsed().as_millis()).ok(),
-        extends: role.beside.mail.as_ref().map_or(0, |mail| mail.served()),
+        extends: role.beside.desk.as_ref().map_or(0, |desk| desk.extended()),
         ..SpmReport::default()
     }
 }

@@ -281,18 +281,27 @@ impl Actor {
                 }
                 self.idle_since = Instant::now();
             }
+            Word::Extended { total } => {
+                let pid = self.view.pid.get();
+                self.tell(Event::Extended { pid, total });
+            }
+            Word::Recovering => self.tell(Event::Recovering),
             Word::Lost { reason } => self.lost(&reason),
         }
     }
 
     fn lost(&self, reason: &str) {
         if self.key.is_writer() {
-            drop(self.workers.events.try_send(Event::WriterLost {
+            self.tell(Event::WriterLost {
                 key: self.key.clone(),
                 pid: self.view.pid.get(),
                 reason: reason.to_owned(),
-            }));
+            });
         }
+    }
+
+    fn tell(&self, event: Event) {
+        drop(self.workers.events.try_send(event));
     }
 
     /// The stream of the process has ended, or what it says makes no sense.
