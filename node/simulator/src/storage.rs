@@ -6,7 +6,8 @@
 //! (`lease.rs`: the timing of the real ones, which the lease world looks
 //! after), the writer (a process in which the role's core and the SPM's side of
 //! the mail live, and with which they die; what it was at is done by then or
-//! never), what each step does, the metadata of a domain as one document, and hosts and
+//! never), single changes under a domain's own lease in that same process
+//! (`single.rs`), what each step does, the metadata of a domain as one document, and hosts and
 //! SPMs that follow the original's rules (`original.rs`).
 //!
 //! ```text
@@ -47,6 +48,7 @@ pub mod race;
 mod roles;
 mod run;
 pub mod seen;
+mod single;
 pub mod swarm;
 mod trouble;
 mod world;

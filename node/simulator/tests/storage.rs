@@ -44,6 +44,8 @@ const SOMETIMES: &[(Sight, u64)] = &[
     (Sight::StartFailed, 100),
     (Sight::DomainTaken, 500),
     (Sight::DomainBusy, 500),
+    (Sight::Single, 500),
+    (Sight::HungUp, 20),
 ];
 
 #[test]

@@ -18,7 +18,7 @@ use storaged::pool::{
     Directory, Manager, Migration, StartError, Step, attach, choose_master, detach, force_detach,
     reconstruct, set_status,
 };
-use storaged::writer::{Commits, LockPlace, Owner};
+use storaged::writer::{Commits, LockPlace, Owner, Single};
 
 fn refused(outcome: Result<Manager, StartError>) -> control::storage::Failure {
     match outcome {
@@ -429,6 +429,42 @@ fn a_lost_master_is_replaced_and_demoted_when_it_returns() {
     let manager = storage.start(&host, 1, 1).unwrap();
     assert_eq!(storage.metadata()[0].role(), DomainRole::Regular);
     manager.stop().unwrap();
+}
+
+#[test]
+fn a_single_change_is_one_hosts_and_nothing_without_its_lease() {
+    let mut one = Some(Host::start(Kind::Ours, "one"));
+    let two = Host::start(Kind::Original, "two");
+    let storage = Storage::new(one.as_ref().unwrap(), 1);
+    let place = LockPlace::of(storage.open(0).as_ref()).unwrap();
+    let name = storage.domains[0].to_string();
+    let losses = Losses::default();
+    let single = |host: &Host, host_id: u16| {
+        let cluster = cluster(host, host_id).ended_by(losses.handler());
+        cluster.join(&place, pool_support::DEADLINE).unwrap();
+        Single::take(&Context::quiet(), &cluster, &place, pool_support::DEADLINE)
+    };
+    let held = single(one.as_ref().unwrap(), 1).unwrap();
+    held.check(&name).unwrap();
+    let other = held.check(&POOL.to_string()).unwrap_err();
+    assert_eq!(other.kind, FailureKind::LeaseNotHeld);
+    let busy = single(&two, 2).unwrap_err();
+    assert_eq!(busy.kind, FailureKind::InUse);
+    assert!(busy.message.contains("by host 1"), "{busy}");
+    held.release().unwrap();
+    single(&two, 2).unwrap().release().unwrap();
+
+    let held = single(one.as_ref().unwrap(), 1).unwrap();
+    assert!(losses.first().is_none());
+    drop(one.take());
+    let lost = held.check(&name).unwrap_err();
+    assert_eq!(lost.kind, FailureKind::LeaseNotHeld);
+    until("the process is to end", || losses.first());
+    let written = storage.open(0).change_metadata(&held, &mut |metadata| {
+        metadata.set_master_version(77);
+        Ok(())
+    });
+    assert_eq!(written.unwrap_err().kind, FailureKind::LeaseNotHeld);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //! the steps to service and back, and what happens when the lease is lost.
 //! [`takeover`] decides when a host makes itself the SPM because nobody is.
 //! [`Sdm`] is the other mode: no such host, but each domain's own lease, taken
-//! by whoever changes that domain and only for the change.
+//! by whoever changes that domain and only for the change; and, in either mode,
+//! what goes on under a domain's own lease for a single change.
 //!
 //! Both live in a *writer*: the process that changes metadata, registered at the
 //! lease daemon as the holder. The daemon sees the lease as free when that

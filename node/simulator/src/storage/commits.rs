@@ -121,7 +121,7 @@ impl World {
             lost: false,
             unknown: false,
         };
-        if told && whose != For::Manager(0) && self.swarm.mode == Mode::Spm {
+        if told && matches!(whose, For::Manager(tenure) if tenure > 0) {
             let what = format!("h{} {:?}", host_id(machine), commit.batch);
             self.object("nothing is begun once the loss of the lease is known", what);
         }
@@ -295,11 +295,11 @@ impl World {
         if of.writers[lease].as_ref().map(|writer| writer.id) != Some(writer) {
             return;
         }
-        if let Some(spm) = of.spm() {
+        if of.sdm(lease).is_some() {
+            self.tell_sdm(machine, lease, SdmInput::ChangeHangs);
+        } else if let Some(spm) = of.spm() {
             spm.handle(time, Input::CommitHangs);
             self.drain(machine, Core::Spm);
-        } else if of.sdm(lease).is_some() {
-            self.tell_sdm(machine, lease, SdmInput::ChangeHangs);
         } else {
             self.kill_writer(machine, lease, writer);
         }
@@ -323,7 +323,7 @@ impl World {
                 if let Some((_, results)) = of.changes.get_mut(&request) {
                     *results = Some(commit.results);
                 }
-                self.on_change_ran(machine, commit.domain, request);
+                self.on_change_ran(machine, commit.lease, request);
             }
         }
     }
@@ -367,8 +367,21 @@ impl World {
         id
     }
 
-    /// Orders a writer to end. What it is at may still be done until it has.
+    /// Orders a writer to end, and in a pool with an SPM its whole process. What it
+    /// is at may still be done until it has.
     pub(super) fn kill_writer(&mut self, machine: usize, lease: usize, id: u64) {
+        self.kill_one(machine, lease, id);
+        if self.swarm.singles.is_some() {
+            for other in (0..self.owners.len()).filter(|other| *other != lease) {
+                let writer = self.machines[machine].writers[other].as_ref();
+                if let Some(id) = writer.map(|writer| writer.id) {
+                    self.kill_one(machine, other, id);
+                }
+            }
+        }
+    }
+
+    fn kill_one(&mut self, machine: usize, lease: usize, id: u64) {
         let stuck = self.random.chance(100);
         let takes = self.random.below(if stuck { 10 * S } else { S / 3 });
         let writer = self.machines[machine].writers[lease]

@@ -28,7 +28,8 @@ pub(super) struct Writer {
     pub(super) id: u64,
     /// The pool's role, if it is a writer of ours for that.
     pub(super) spm: Option<Box<Spm>>,
-    /// A domain's own lease, if it is a writer of ours for that.
+    /// A domain's own lease, if it is a writer of ours for that, or what a single
+    /// change needs.
     pub(super) sdm: Option<Box<Sdm>>,
     /// It has been ordered to end.
     pub(super) dying: bool,
@@ -91,7 +92,8 @@ pub(super) struct Machine {
 impl Machine {
     pub(super) fn new(index: usize, swarm: &Swarm) -> Self {
         let leases = match swarm.mode {
-            Mode::Spm => 1,
+            // The master's, and that of a domain outside the pool.
+            Mode::Spm => 1 + usize::from(swarm.singles.is_some()),
             Mode::Sdm => swarm.domains,
         };
         Self {

@@ -122,7 +122,10 @@ impl World {
             .is_some_and(|writer| !writer.active.is_empty());
         let serves =
             lease == 0 && matches!(of.manager, Some(AnyManager::Ours(tenure, _)) if tenure > 0);
-        if busy || serves || of.mounted {
+        let role = of.writers[lease]
+            .as_ref()
+            .is_some_and(|writer| writer.spm.is_some());
+        if busy || serves || role && of.mounted {
             let what = format!(
                 "h{}: commits {busy}, mail {serves}, mounted {}",
                 host_id(machine),
@@ -321,12 +324,15 @@ impl World {
             .as_ref()
             .filter(|writer| writer.id == id);
         let Some(writer) = writer else { return };
-        let pool = writer.spm.is_some();
+        let (pool, single) = (writer.spm.is_some(), self.is_single(writer));
         self.tell_of(machine, "gone", format_args!("writer of lease {lease}"));
         self.end_commits(machine, lease, id);
         // Its lease is free as soon as its daemon can say so.
         self.release(machine, lease);
         self.machines[machine].writers[lease] = None;
+        if single {
+            return self.forget_single(machine, lease);
+        }
         if !self.machines[machine].up {
             return;
         }
@@ -445,6 +451,10 @@ impl World {
                     self.after(takes, Event::Release(machine, domain, writer));
                 }
                 SdmEffect::KillWriter => self.kill_writer(machine, domain, writer),
+                SdmEffect::HangUp => {
+                    let takes = self.random.below(S / 3);
+                    self.after(takes, Event::HungUp(machine, domain, writer));
+                }
                 SdmEffect::Ended(request, end) => self.on_change_ended(machine, request, end),
             }
         }
@@ -461,6 +471,9 @@ impl World {
             return;
         }
         let taken = self.take_lease(machine, lease);
+        if !taken && self.waits_for_death(machine, lease) {
+            return;
+        }
         self.seen.note(if taken {
             Sight::DomainTaken
         } else {
@@ -488,14 +501,21 @@ impl World {
         }
     }
 
-    pub(super) fn on_change_ran(&mut self, machine: usize, domain: usize, request: RequestId) {
-        self.tell_sdm(machine, domain, SdmInput::Ran(request));
+    pub(super) fn on_change_ran(&mut self, machine: usize, lease: usize, request: RequestId) {
+        self.tell_sdm(machine, lease, SdmInput::Ran(request));
     }
 
     fn on_change_ended(&mut self, machine: usize, request: RequestId, end: SdmEnd) {
         let Some((batch, results)) = self.machines[machine].changes.remove(&request) else {
             return;
         };
+        if self.swarm.singles.is_some() {
+            // Nobody's extends: whoever asked for it is told how it ended.
+            if end == SdmEnd::Ran {
+                self.seen.note(Sight::Single);
+            }
+            return;
+        }
         let results: Vec<Committed> = match end {
             SdmEnd::Ran => results.unwrap_or_default(),
             SdmEnd::Busy | SdmEnd::Refused | SdmEnd::Withdrawn | SdmEnd::Full => Vec::new(),

@@ -60,6 +60,10 @@ pub enum Sight {
     DomainTaken,
     /// It was busy.
     DomainBusy,
+    /// A single change was made under a domain's own lease.
+    Single,
+    /// The connection of one was closed.
+    HungUp,
 }
 
 /// All of them, with their words.
@@ -95,6 +99,8 @@ pub const SIGHTS: &[(Sight, &str)] = &[
     (Sight::StartFailed, "starts without service"),
     (Sight::DomainTaken, "domain leases taken"),
     (Sight::DomainBusy, "domain leases found busy"),
+    (Sight::Single, "single changes made"),
+    (Sight::HungUp, "connections of single changes closed"),
 ];
 
 /// How often.

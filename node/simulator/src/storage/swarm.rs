@@ -98,9 +98,25 @@ pub struct Swarm {
     pub told_of_loss: u32,
     /// Machines.
     pub troubles: Troubles,
+    /// Time between single changes beside the role, or without it, on one
+    /// machine, ns; `None`: there are none.
+    pub singles: Option<u64>,
 }
 
 impl Swarm {
+    /// The mix of a seed, with what is drawn apart from the rest, so that it
+    /// changes nothing in runs without it.
+    #[must_use]
+    pub fn of(seed: u64, random: &mut Random) -> Self {
+        let mut apart = Random::new(!seed);
+        let mixed = Self::draw(random);
+        let some = mixed.mode == Mode::Spm && apart.chance(300);
+        Self {
+            singles: some.then(|| apart.between(200 * MS, 20 * S)),
+            ..mixed
+        }
+    }
+
     /// The mix of a seed.
     #[must_use]
     pub fn draw(random: &mut Random) -> Self {
@@ -182,6 +198,7 @@ impl Swarm {
             told_of_loss: random.pick(&[0, 500, 1000]),
             troubles,
             originals,
+            singles: None,
         }
     }
 
@@ -214,6 +231,7 @@ impl Swarm {
                 nothing: 1,
                 ..Troubles::default()
             },
+            singles: None,
         }
     }
 }

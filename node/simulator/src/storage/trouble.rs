@@ -44,6 +44,12 @@ impl World {
         if self.machines[machine].member.renewed != Some(renewed) || !self.machines[machine].up {
             return;
         }
+        if self.swarm.singles.is_some() {
+            // Those ask before every write; here they are told.
+            for lease in 0..self.owners.len() {
+                self.tell_sdm(machine, lease, mailbox::role::SdmInput::LeaseLost);
+            }
+        }
         let per_mille = self.swarm.told_of_loss;
         if self.machines[machine].original {
             // Its own lease daemon kills it.

@@ -51,6 +51,8 @@ pub(super) enum Event {
     Trouble,
     Restart(usize),
     Engine,
+    Single(usize),
+    HungUp(usize, usize, u64),
 }
 
 /// Somebody wants a volume to be larger.
@@ -96,7 +98,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, trace: Trace) -> Self {
         let mut random = Random::new(seed);
-        let swarm = Swarm::draw(&mut random);
+        let swarm = Swarm::of(seed, &mut random);
         Self::of(swarm, random, trace)
     }
 
@@ -106,8 +108,10 @@ impl World {
             .map(|index| Machine::new(index, &swarm))
             .collect::<Vec<_>>();
         let leases = machines.first().map_or(0, |machine| machine.writers.len());
+        // The one that single changes let in and out.
+        let outside = usize::from(swarm.singles.is_some());
         Self {
-            disk: Disk::new(swarm.mailboxes, swarm.domains),
+            disk: Disk::new(swarm.mailboxes, swarm.domains + outside),
             random,
             now: 0,
             events: BTreeMap::new(),
@@ -147,6 +151,9 @@ impl World {
             self.at(at, Event::View(machine));
             let at = self.random.below(self.swarm.users_pace);
             self.at(at, Event::User(machine));
+            if let Some(pace) = self.swarm.singles {
+                self.at(pace, Event::Single(machine));
+            }
         }
         let pace = self.swarm.pace;
         self.at(pace, Event::Trouble);
@@ -253,6 +260,8 @@ impl World {
             Event::Trouble => self.on_trouble(),
             Event::Restart(machine) => self.on_restart(machine),
             Event::Engine => self.on_engine(),
+            Event::Single(machine) => self.on_single(machine),
+            Event::HungUp(machine, lease, writer) => self.on_hung_up(machine, lease, writer),
         }
     }
 
@@ -311,7 +320,10 @@ impl World {
             Core::Host => self.drain_host(machine),
             Core::Manager => self.drain_manager(machine),
             Core::Spm => self.drain_spm(machine),
-            Core::Sdm(domain) => self.drain_sdm(machine, domain),
+            Core::Sdm(domain) => {
+                self.drain_sdm(machine, domain);
+                self.end_single(machine, domain);
+            }
         }
         let of = &mut self.machines[machine];
         let due = match core {

@@ -257,6 +257,22 @@ pub(crate) const MUTANTS: &[Mutant] = &[
         seed: 4,
     },
     Mutant {
+        name: "give the lease of a single change back while it runs",
+        file: "role/sdm.rs",
+        find: "        if self.once.is_some() && self.running.is_none() {",
+        with: "        if self.once.is_some() && (LIVE || self.running.is_none()) {",
+        seed: 78,
+    },
+    Mutant {
+        name: "forget the lease of a single change that may be held",
+        file: "role/sdm.rs",
+        find: "            self.phase = Phase::HungUp;
+            self.effects.push_back(SdmEffect::HangUp);",
+        with: "            self.phase = if LIVE { Phase::Idle } else { Phase::HungUp };
+            if !LIVE { self.effects.push_back(SdmEffect::HangUp); }",
+        seed: 49,
+    },
+    Mutant {
         name: "take an unknown lease for a free one",
         file: "role/sdm.rs",
         find: "            Took::Unknown => self.kill(),",

@@ -9,10 +9,11 @@ use disk_format::vdsm::pool::{PoolDomainStatus, PoolKeys};
 use disk_format::vdsm::uuid::{DomainId, PoolId};
 
 use super::directory::{Directory, damaged};
-use super::member::{join_pool, join_time, list};
+use super::member::{join_pool, list, single};
+use crate::authority::Authority;
 use crate::domain::{Domain, DomainKind};
 use crate::job::{Context, Result};
-use crate::writer::{Cluster, LockPlace, PoolAuthority};
+use crate::writer::Cluster;
 
 /// A pool to be made.
 #[derive(Debug, Clone)]
@@ -56,12 +57,10 @@ pub fn create(
         in_no_other(&other.metadata()?, new.id)?;
     }
 
-    let place = LockPlace::of(master.as_ref())?;
-    cluster.join(&place, join_time(cluster))?;
-    let authority = PoolAuthority::new(cluster.take(&place, false, join_time(cluster))?, []);
-    let made = found(context, cluster, &authority, new, master.as_ref(), others);
+    let held = single(context, cluster, master.as_ref())?;
+    let made = found(context, cluster, &held, new, master.as_ref(), others);
     // Given back whatever came of it; the failure that matters is the first.
-    let released = authority.give_back();
+    let released = held.release();
     let directory = made?;
     released?;
     Ok(directory)
@@ -70,7 +69,7 @@ pub fn create(
 fn found(
     context: &Context,
     cluster: &Cluster,
-    authority: &PoolAuthority,
+    authority: &dyn Authority,
     new: &NewPool,
     master: &dyn Domain,
     others: &[Arc<dyn Domain>],
@@ -134,9 +133,7 @@ pub fn reconstruct(
             ),
         ));
     }
-    let place = LockPlace::of(master)?;
-    cluster.join(&place, join_time(cluster))?;
-    let held = cluster.take(&place, false, join_time(cluster))?;
+    let held = single(&Context::quiet(), cluster, master)?;
     let written = master.change_metadata(&held, &mut |metadata| {
         let own = metadata
             .master_version()

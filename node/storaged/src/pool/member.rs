@@ -12,7 +12,7 @@ use super::directory::Directory;
 use crate::authority::Authority;
 use crate::domain::Domain;
 use crate::job::{Context, Result};
-use crate::writer::{Cluster, Held, LockPlace};
+use crate::writer::{Cluster, LockPlace, Single};
 
 /// How long joining a lockspace may take: as long as a dead host's record has
 /// to be waited for, 8 × io_timeout + 60 s with room for 4 more I/Os.
@@ -29,13 +29,22 @@ fn has_leases(metadata: &DomainMetadata) -> bool {
 }
 
 /// The domain's own `SDM` lease, when it has one.
-pub(super) fn own_lease(cluster: &Cluster, domain: &dyn Domain) -> Result<Option<Held>> {
+pub(super) fn own_lease(
+    context: &Context,
+    cluster: &Cluster,
+    domain: &dyn Domain,
+) -> Result<Option<Single>> {
     if !has_leases(&domain.metadata()?) {
         return Ok(None);
     }
+    single(context, cluster, domain).map(Some)
+}
+
+/// The domain's own `SDM` lease, for one change.
+pub(super) fn single(context: &Context, cluster: &Cluster, domain: &dyn Domain) -> Result<Single> {
     let place = LockPlace::of(domain)?;
     cluster.join(&place, join_time(cluster))?;
-    cluster.take(&place, false, join_time(cluster)).map(Some)
+    Single::take(context, cluster, &place, join_time(cluster))
 }
 
 /// A domain without leases: nobody can prove anything about it, the pool's
@@ -64,13 +73,14 @@ impl Authority for Through<'_> {
 
 /// Runs `change` under the domain's own lease, which is given back afterwards.
 fn under_own_lease<T>(
+    context: &Context,
     pool: &dyn Authority,
     cluster: &Cluster,
     master: DomainId,
     domain: &dyn Domain,
     change: impl FnOnce(&dyn Authority) -> Result<T>,
 ) -> Result<T> {
-    let Some(held) = own_lease(cluster, domain)? else {
+    let Some(held) = own_lease(context, cluster, domain)? else {
         return change(&Through {
             pool,
             master: master.to_string(),
@@ -134,7 +144,7 @@ pub(super) fn join_pool(
 ) -> Result<()> {
     free_for(&target.metadata()?, pool)?;
     let wanted = master.metadata()?.version();
-    under_own_lease(authority, cluster, master.id(), target, |own| {
+    under_own_lease(context, authority, cluster, master.id(), target, |own| {
         // Asked again: it may have been attached while the lease was waited for.
         let metadata = target.metadata()?;
         free_for(&metadata, pool)?;
@@ -203,7 +213,8 @@ pub fn detach(
         }
         Some(_) => {}
     }
-    under_own_lease(authority, cluster, master.id(), target, |own| {
+    let quiet = Context::quiet();
+    under_own_lease(&quiet, authority, cluster, master.id(), target, |own| {
         authority.check(&master.id().to_string())?;
         target.change_metadata(own, &mut leave(pool))?;
         Ok(())
@@ -223,7 +234,8 @@ pub fn force_detach(cluster: &Cluster, target: &dyn Domain) -> Result<()> {
     let nobody = crate::authority::Unattached {
         domain: target.id().to_string(),
     };
-    under_own_lease(&nobody, cluster, target.id(), target, |own| {
+    let quiet = Context::quiet();
+    under_own_lease(&quiet, &nobody, cluster, target.id(), target, |own| {
         target.change_metadata(own, &mut |metadata| {
             metadata.set_pool(None);
             metadata.set_role(DomainRole::Regular);
@@ -326,7 +338,7 @@ pub fn upgrade(
     if domain.id() == master {
         return domain.upgrade(context, authority, to);
     }
-    under_own_lease(authority, cluster, master, domain, |own| {
+    under_own_lease(context, authority, cluster, master, domain, |own| {
         authority.check(&master.to_string())?;
         domain.upgrade(context, own, to)
     })

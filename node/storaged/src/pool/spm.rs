@@ -130,7 +130,7 @@ impl Manager {
                     let others = others.take().unwrap_or_default();
                     let members = others.iter().map(|other| other.id());
                     manager = Some(Self {
-                        authority: PoolAuthority::new(held, members).under(&life),
+                        authority: PoolAuthority::new(held, members, &life),
                         cluster: cluster.clone(),
                         pool,
                         master: Arc::clone(&master),
@@ -257,7 +257,7 @@ impl Manager {
 
     /// Makes a former master a regular domain and cleans its tree.
     fn demote(&self, context: &Context, former: &dyn Domain) -> Result<()> {
-        let Some(own) = own_lease(&self.cluster, former)? else {
+        let Some(own) = own_lease(context, &self.cluster, former)? else {
             return Ok(());
         };
         let done = self.demote_under(context, &own, former);

@@ -2,6 +2,7 @@
 //! inspecting `SDM` leases.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use control::storage::{Failure, FailureKind};
@@ -10,6 +11,7 @@ use sanlock_client::{Acquire, Client, Code, Error, HostState, Joined, Registered
 use super::held::Held;
 use super::lock::LockPlace;
 use crate::job::Result;
+use crate::pool::OnLost;
 
 /// For what the lease daemon answers from memory.
 pub(super) const ANSWER: Duration = Duration::from_secs(10);
@@ -40,11 +42,22 @@ pub enum Owner {
 }
 
 /// This host, as the lease daemon knows it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Cluster {
     client: Client,
     host_id: u16,
     io_timeout_s: u32,
+    on_lost: OnLost,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster")
+            .field("client", &self.client)
+            .field("host_id", &self.host_id)
+            .field("io_timeout_s", &self.io_timeout_s)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Cluster {
@@ -64,7 +77,23 @@ impl Cluster {
             client: Client::new(socket),
             host_id,
             io_timeout_s,
+            on_lost: Arc::new(|why| {
+                tracing::error!(why, "the process ends");
+                std::process::abort();
+            }),
         })
+    }
+
+    /// The same in a process that `on_lost` ends, when only its end gives a lease
+    /// back for sure. Otherwise the process is aborted.
+    #[must_use]
+    pub fn ended_by(self, on_lost: OnLost) -> Self {
+        Self { on_lost, ..self }
+    }
+
+    /// What ends this process.
+    pub(super) fn on_lost(&self) -> OnLost {
+        Arc::clone(&self.on_lost)
     }
 
     /// This host's number.

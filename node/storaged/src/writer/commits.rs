@@ -1,9 +1,10 @@
-//! A manager per domain: the domain's own lease, only for commits.
+//! A domain's own lease: only for commits, where every domain has its own
+//! manager, and for single changes in any pool.
 //!
 //! When it is taken, kept and given back, who changes the domain now, and what
 //! follows what is not certain is decided by [`mailbox::role::Sdm`], which the
-//! simulator runs, too. All jobs of this process that change the domain share
-//! its lease and take turns.
+//! simulator runs, too. All jobs of this process that commit to the domain share
+//! its lease and take turns; a single change has a connection of its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
@@ -18,6 +19,7 @@ use super::cluster::Cluster;
 use super::held::Held;
 use super::lock::LockPlace;
 use crate::authority::Authority;
+use crate::command::left_writing;
 use crate::job::{Context, Result};
 use crate::pool::OnLost;
 
@@ -42,6 +44,8 @@ struct Shared {
     state: Mutex<State>,
     woken: Condvar,
     on_lost: OnLost,
+    /// For a single change: how long taking it waits for the death of a host.
+    once: Option<Duration>,
 }
 
 struct State {
@@ -61,6 +65,17 @@ impl DomainLease {
     /// # Errors
     /// No lease daemon; no more threads.
     pub(super) fn new(cluster: &Cluster, place: &LockPlace, on_lost: OnLost) -> Result<Self> {
+        let core = Sdm::new(linux::clock::boottime_ns());
+        Self::begin(cluster, place, on_lost, core, None)
+    }
+
+    fn begin(
+        cluster: &Cluster,
+        place: &LockPlace,
+        on_lost: OnLost,
+        core: Sdm,
+        once: Option<Duration>,
+    ) -> Result<Self> {
         let held = if place.local {
             Held::unlocked(place)?
         } else {
@@ -70,7 +85,7 @@ impl DomainLease {
             cluster: cluster.clone(),
             held,
             state: Mutex::new(State {
-                core: Sdm::new(linux::clock::boottime_ns()),
+                core,
                 todo: VecDeque::new(),
                 ended: BTreeMap::new(),
                 next: 1,
@@ -79,6 +94,7 @@ impl DomainLease {
             }),
             woken: Condvar::new(),
             on_lost,
+            once,
         });
         let mine = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -127,6 +143,7 @@ impl Shared {
                     state.ended.insert(request, end);
                 }
                 SdmEffect::KillWriter => kill = true,
+                SdmEffect::HangUp => self.held.hang_up(),
             }
         }
         drop(state);
@@ -197,7 +214,11 @@ impl Shared {
                 Err(failure) => refused(failure),
             };
         }
-        match self.held.acquire(true, ATTEMPT) {
+        let taken = match self.once {
+            Some(within) => self.held.acquire(false, within),
+            None => self.held.acquire(true, ATTEMPT),
+        };
+        match taken {
             Ok(()) => (Took::Yes, None),
             Err(error) => {
                 let failure = self.cluster.refused(self.held.place(), &error);
@@ -298,6 +319,95 @@ impl Shared {
                 self.tell(SdmInput::LeaseLost);
             }
         })
+    }
+}
+
+/// The right to change one domain for a single change, from [`Single::take`] to
+/// [`Single::release`]: beside the pool's role, or without it. Dropping it gives
+/// the lease back, too.
+#[derive(Debug)]
+pub struct Single {
+    lease: DomainLease,
+    request: RequestId,
+    /// Processes that could not be ended when it was taken.
+    left: usize,
+}
+
+impl Single {
+    /// Takes the lease of the domain at `place`, whose lockspace is joined. The
+    /// death of a host that may be dead is waited for up to `within`.
+    ///
+    /// # Errors
+    /// [`FailureKind::InUse`] when another host or process has it; no lease
+    /// daemon; `Cancelled`.
+    pub fn take(
+        context: &Context,
+        cluster: &Cluster,
+        place: &LockPlace,
+        within: Duration,
+    ) -> Result<Self> {
+        let core = Sdm::once(cluster.io_timeout_s());
+        let lease = DomainLease::begin(cluster, place, cluster.on_lost(), core, Some(within))?;
+        let left = left_writing();
+        // The core gives up by itself.
+        let request = lease.0.begin(Duration::MAX, context)?;
+        Ok(Self {
+            lease,
+            request,
+            left,
+        })
+    }
+
+    /// Gives it back, and makes sure that it is.
+    ///
+    /// # Errors
+    /// The outcome is not known: its connection is closed, by which the lease
+    /// daemon frees it. Something that was run under it may still write: the
+    /// process ends.
+    pub fn release(mut self) -> Result<()> {
+        self.end();
+        if self.lease.0.lock().core.may_hold() {
+            return Err(Failure::new(
+                FailureKind::Failed,
+                format!(
+                    "domain {}: whether its lease was given back is not known",
+                    self.lease.place().domain
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        if left_writing() > self.left {
+            self.lease.hangs();
+        }
+        self.lease.0.end(self.request);
+    }
+}
+
+/// Done before, it has nothing left to do.
+impl Drop for Single {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// For the domain itself and no other.
+impl Authority for Single {
+    fn check(&self, domain: &str) -> Result<()> {
+        let own = self.lease.0.held.domain();
+        if domain != own.to_string() {
+            return Err(Failure::new(
+                FailureKind::LeaseNotHeld,
+                format!("domain {domain}: the lease held is one of domain {own}"),
+            ));
+        }
+        self.lease.0.check(self.request)
+    }
+
+    fn registration(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.lease.0.held.registration())
     }
 }
 

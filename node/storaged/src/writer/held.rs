@@ -12,6 +12,7 @@ use disk_format::vdsm::uuid::DomainId;
 use mailbox::role::LeaseView;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
+use rustix::net::Shutdown;
 use sanlock_client::{Code, Error, Registered, Resource};
 
 use super::cluster::{ANSWER, Cluster, told};
@@ -155,6 +156,22 @@ impl Held {
                 code: Code::ENOENT, ..
             }) => Ok(()),
             Err(error) => Err(told(&self.place, "giving its SDM lease back", &error)),
+        }
+    }
+
+    /// Closes the connection at the lease daemon, which frees the lease. Only when
+    /// nothing that inherited the connection may still write.
+    pub(super) fn hang_up(&self) {
+        let closed = match &self.grip {
+            Grip::Lease { socket, .. } => rustix::net::shutdown(socket, Shutdown::Both),
+            Grip::Lock(file, locked) => {
+                locked.store(false, Ordering::SeqCst);
+                rustix::fs::flock(file, FlockOperation::Unlock)
+            }
+        };
+        if let Err(error) = closed {
+            // The daemon has closed it already, or the end of this lease does.
+            tracing::debug!(domain = %self.place.domain, %error, "connection not closed");
         }
     }
 
@@ -311,29 +328,23 @@ impl Authority for Held {
 pub struct PoolAuthority {
     master: Arc<Held>,
     members: Arc<RwLock<BTreeSet<DomainId>>>,
-    /// None where the lease is held for one change, without the role.
-    life: Option<Life>,
+    life: Life,
 }
 
 impl PoolAuthority {
-    /// With the master's lease, over the master and these domains.
-    #[must_use]
-    pub fn new(master: Held, members: impl IntoIterator<Item = DomainId>) -> Self {
-        let domain = master.domain();
+    /// With the master's lease, over the master and these domains, while the role's
+    /// core permits it. The core asks for this lease from now on.
+    pub(crate) fn new(
+        master: Held,
+        members: impl IntoIterator<Item = DomainId>,
+        life: &Life,
+    ) -> Self {
+        let (domain, master) = (master.domain(), Arc::new(master));
+        life.watch(Arc::clone(&master));
         Self {
-            master: Arc::new(master),
+            master,
             members: Arc::new(RwLock::new(members.into_iter().chain([domain]).collect())),
-            life: None,
-        }
-    }
-
-    /// The same while the role's core permits it; the core asks for this lease
-    /// from now on.
-    pub(crate) fn under(self, life: &Life) -> Self {
-        life.watch(Arc::clone(&self.master));
-        Self {
-            life: Some(life.clone()),
-            ..self
+            life: life.clone(),
         }
     }
 
@@ -347,18 +358,12 @@ impl PoolAuthority {
             .iter()
             .copied()
             .collect();
-        let moved = Self::new(master, members);
-        match &self.life {
-            Some(life) => moved.under(life),
-            None => moved,
-        }
+        Self::new(master, members, &self.life)
     }
 
     /// What was run under this right does not end, and may still write.
     pub(crate) fn hangs(&self) {
-        if let Some(life) = &self.life {
-            life.commit_hangs();
-        }
+        self.life.commit_hangs();
     }
 
     /// The master's lease.
@@ -407,17 +412,13 @@ impl Authority for PoolAuthority {
                 format!("domain {domain}: not one of the pool this host manages"),
             ));
         }
-        if self.life.as_ref().is_some_and(|life| !life.permits()) {
+        if !self.life.permits() {
             return Err(Failure::new(
                 FailureKind::LeaseNotHeld,
                 format!("domain {domain}: this host's role in the pool has ended"),
             ));
         }
-        self.master.check().inspect_err(|_| {
-            if let Some(life) = &self.life {
-                life.doubt();
-            }
-        })
+        self.master.check().inspect_err(|_| self.life.doubt())
     }
 
     fn registration(&self) -> Option<BorrowedFd<'_>> {

@@ -8,14 +8,18 @@
 //!           │                                        │
 //!           └──────────── Held: one registered connection at the lease daemon,
 //!                         inherited by every child that writes ───────────────┘
+//!                                                  │
+//!    Single: a domain's SDM for one change beside the role, or without it
+//!      (pool create, attach, detach, upgrade, reconstruct, former masters)
 //! ```
 //!
 //! Invariants:
 //! - a check that succeeds was answered by the lease daemon at most [`FRESH`] ago,
 //!   and the connection has not been hung up since;
 //! - whoever cannot tell whether it holds the lease does not write;
-//! - a release whose outcome is unknown ends the process: the kernel closes the
-//!   connection, and the daemon frees the lease when the last child is gone too;
+//! - a release whose outcome is unknown ends the process, or, after a single
+//!   change of which nothing runs any more, the connection: it closes, and the
+//!   daemon frees the lease when the last child is gone too;
 //! - the process is never outlived by what it started: children are tied to the
 //!   thread that started them.
 //!
@@ -33,7 +37,7 @@ mod roles;
 mod tracking;
 
 pub use cluster::{Cluster, Owner};
-pub use commits::Commits;
+pub use commits::{Commits, Single};
 pub use held::{FRESH, Held, PoolAuthority};
 pub(crate) use membership::listed;
 

@@ -162,6 +162,7 @@ impl Roles {
             host_id,
             self.settings.io_timeout_s,
         )
+        .map(|cluster| cluster.ended_by(Arc::clone(&self.on_lost)))
     }
 
     /// A domain of the pool as the manager knows it, or opened.

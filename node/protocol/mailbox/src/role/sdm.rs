@@ -1,4 +1,7 @@
-//! A domain without an SPM: its own `SDM` lease, for one change at a time.
+//! A domain's own `SDM` lease, for one change at a time: of a domain without an
+//! SPM ([`Sdm::new`]), or for a single change beside the SPM's role or without
+//! it ([`Sdm::once`]: a domain joins or leaves a pool, is upgraded, becomes the
+//! master of a pool that has lost its own).
 //!
 //! ```text
 //!          a change          taken               no more changes, or 2 s     done
@@ -9,13 +12,17 @@
 //!                     unknown
 //! ```
 //!
-//! It lives in the domain's writer, the process that holds the lease and changes
-//! the domain. Killing is the end of that process and of all its children.
+//! It lives in a writer, the process that holds the lease and changes the domain.
+//! Killing is the end of that process and of all its children. A single change
+//! has a connection at the lease daemon of its own in a process that has other
+//! things to do: while nothing of the change runs, that connection is closed
+//! instead, which frees the lease as well.
 
 use std::collections::VecDeque;
 
 use lease::Monotonic;
 
+use super::steps::Step;
 use crate::desk::sooner;
 use crate::random::Random;
 use crate::seam::RequestId;
@@ -36,6 +43,9 @@ pub const GIVE_UP_MS: u64 = 200_000;
 pub const LEASE_LIMIT_MS: u64 = 60_000;
 /// A change takes at most so long; then the writer is killed.
 pub const CHANGE_LIMIT_MS: u64 = 600_000;
+/// A single change takes at most so long: it may be the upgrade of thousands of
+/// volumes, or a pool of many domains.
+pub const SINGLE_LIMIT_MS: u64 = 3_600_000;
 /// Changes waiting. More are ended as [`SdmEnd::Full`].
 pub const CHANGES_MAX: usize = 256;
 
@@ -86,7 +96,7 @@ pub enum SdmEnd {
     Ran,
     /// Not begun: the lease could not be taken in time.
     Busy,
-    /// Not begun: the lease cannot be taken.
+    /// Not begun: the lease cannot be taken, or nobody can tell whether it is.
     Refused,
     /// Not begun: it was withdrawn.
     Withdrawn,
@@ -105,6 +115,9 @@ pub enum SdmEffect {
     Release,
     /// End this process and its children.
     KillWriter,
+    /// Close the connection of a single change: the lease may be held by it, and
+    /// nothing is written under it any more.
+    HangUp,
     /// A change has ended.
     Ended(RequestId, SdmEnd),
 }
@@ -116,6 +129,7 @@ enum Phase {
     Holding { since: Monotonic },
     Releasing { since: Monotonic },
     Killing,
+    HungUp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -134,6 +148,8 @@ pub struct Sdm {
     phase: Phase,
     now: Monotonic,
     random: Random,
+    /// For a single change: how long taking the lease may take, ms.
+    once: Option<u64>,
     waiting: VecDeque<Change>,
     running: Option<(RequestId, Monotonic)>,
     not_before: Monotonic,
@@ -149,11 +165,23 @@ impl Sdm {
             phase: Phase::Idle,
             now: Monotonic(0),
             random: Random(seed),
+            once: None,
             waiting: VecDeque::new(),
             running: None,
             not_before: Monotonic(0),
             busy: 0,
             effects: VecDeque::new(),
+        }
+    }
+
+    /// For a single change, where an I/O of the leases may take `io_timeout_s`.
+    /// [`SdmEffect::Take`] waits for the death of a host that may be dead itself,
+    /// so a lease that is busy then is not tried again.
+    #[must_use]
+    pub fn once(io_timeout_s: u32) -> Self {
+        Self {
+            once: Some(Step::TakeLease.limit_ms(io_timeout_s)),
+            ..Self::new(0)
         }
     }
 
@@ -169,7 +197,11 @@ impl Sdm {
             SdmInput::Released(released) => self.on_released(released),
             SdmInput::LeaseLost | SdmInput::ChangeHangs => match self.phase {
                 Phase::Holding { .. } => self.kill(),
-                Phase::Idle | Phase::Taking { .. } | Phase::Releasing { .. } | Phase::Killing => {}
+                Phase::Idle
+                | Phase::Taking { .. }
+                | Phase::Releasing { .. }
+                | Phase::Killing
+                | Phase::HungUp => {}
             },
         }
         self.advance();
@@ -188,7 +220,8 @@ impl Sdm {
         runs && matches!(self.phase, Phase::Holding { .. })
     }
 
-    /// Whether the lease may be held by this process.
+    /// Whether the lease may be held by this process. The connection of a single
+    /// change that was closed counts as one that still may.
     #[must_use]
     pub fn may_hold(&self) -> bool {
         self.phase != Phase::Idle
@@ -206,25 +239,38 @@ impl Sdm {
         let give_up = self.waiting.iter().map(|change| change.give_up_at).min();
         let phase = match self.phase {
             Phase::Idle => (!self.waiting.is_empty()).then_some(self.not_before),
-            Phase::Taking { since } | Phase::Releasing { since } => {
-                Some(since.plus_ms(LEASE_LIMIT_MS))
-            }
+            Phase::Taking { since } => Some(since.plus_ms(self.take_limit_ms())),
+            Phase::Releasing { since } => Some(since.plus_ms(LEASE_LIMIT_MS)),
             Phase::Holding { .. } => self
                 .running
-                .map(|(_, since)| since.plus_ms(CHANGE_LIMIT_MS)),
-            Phase::Killing => None,
+                .map(|(_, since)| since.plus_ms(self.change_limit_ms())),
+            Phase::Killing | Phase::HungUp => None,
         };
         sooner(give_up, phase)
     }
 
+    fn take_limit_ms(&self) -> u64 {
+        self.once.unwrap_or(LEASE_LIMIT_MS)
+    }
+
+    fn change_limit_ms(&self) -> u64 {
+        match self.once {
+            Some(_) => SINGLE_LIMIT_MS,
+            None => CHANGE_LIMIT_MS,
+        }
+    }
+
     fn on_change(&mut self, request: RequestId, urgent: bool) {
+        if self.phase == Phase::HungUp {
+            return self.end(request, SdmEnd::Refused);
+        }
         if self.waiting.len() >= CHANGES_MAX {
             return self.end(request, SdmEnd::Full);
         }
         let change = Change {
             request,
             urgent,
-            give_up_at: self.now.plus_ms(GIVE_UP_MS),
+            give_up_at: self.now.plus_ms(GIVE_UP_MS.max(self.take_limit_ms())),
         };
         let place = if urgent {
             self.waiting.iter().take_while(|one| one.urgent).count()
@@ -250,6 +296,10 @@ impl Sdm {
                 self.busy = 0;
                 self.phase = Phase::Holding { since: self.now };
             }
+            Took::Busy if self.once.is_some() => {
+                self.phase = Phase::Idle;
+                self.end_waiting(SdmEnd::Busy);
+            }
             Took::Busy => {
                 let pause = (BUSY_MS << self.busy.min(10)).min(BUSY_MAX_MS);
                 self.busy += 1;
@@ -259,9 +309,7 @@ impl Sdm {
             }
             Took::Refused => {
                 self.phase = Phase::Idle;
-                for change in std::mem::take(&mut self.waiting) {
-                    self.end(change.request, SdmEnd::Refused);
-                }
+                self.end_waiting(SdmEnd::Refused);
             }
             Took::Unknown => self.kill(),
         }
@@ -286,8 +334,19 @@ impl Sdm {
     }
 
     fn kill(&mut self) {
+        if self.once.is_some() && self.running.is_none() {
+            self.phase = Phase::HungUp;
+            self.effects.push_back(SdmEffect::HangUp);
+            return self.end_waiting(SdmEnd::Refused);
+        }
         self.phase = Phase::Killing;
         self.effects.push_back(SdmEffect::KillWriter);
+    }
+
+    fn end_waiting(&mut self, end: SdmEnd) {
+        for change in std::mem::take(&mut self.waiting) {
+            self.end(change.request, end);
+        }
     }
 
     fn end(&mut self, request: RequestId, end: SdmEnd) {
@@ -309,19 +368,24 @@ impl Sdm {
                 self.phase = Phase::Taking { since: self.now };
                 self.effects.push_back(SdmEffect::Take);
             }
-            Phase::Taking { since } | Phase::Releasing { since } => {
-                if self.now >= since.plus_ms(LEASE_LIMIT_MS) {
-                    self.kill();
-                }
+            Phase::Taking { since } if self.now >= since.plus_ms(self.take_limit_ms()) => {
+                self.kill();
+            }
+            Phase::Releasing { since } if self.now >= since.plus_ms(LEASE_LIMIT_MS) => {
+                self.kill();
             }
             Phase::Holding { since } => self.hold(since),
-            Phase::Idle | Phase::Killing => {}
+            Phase::Idle
+            | Phase::Taking { .. }
+            | Phase::Releasing { .. }
+            | Phase::Killing
+            | Phase::HungUp => {}
         }
     }
 
     fn hold(&mut self, since: Monotonic) {
         if let Some((_, begun)) = self.running {
-            if self.now >= begun.plus_ms(CHANGE_LIMIT_MS) {
+            if self.now >= begun.plus_ms(self.change_limit_ms()) {
                 self.kill();
             }
             return;

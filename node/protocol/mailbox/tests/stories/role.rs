@@ -484,3 +484,73 @@ fn changes_that_cannot_be_begun_are_told() {
     assert!(!sdm.may_hold());
     assert_eq!(sdm.deadline(), None);
 }
+
+#[test]
+fn a_single_change_takes_its_lease_once_and_gives_it_back() {
+    let mut sdm = Sdm::once(10);
+    let begun = sdm_effects(&mut sdm, 0, change(1, true));
+    assert_eq!(begun, [SdmEffect::Take]);
+    // The death of another host is waited for.
+    assert_eq!(sdm_effects(&mut sdm, 199 * S, SdmInput::Tick), []);
+    let took = SdmInput::Took(Took::Yes);
+    let runs = [SdmEffect::Run(RequestId(1))];
+    assert_eq!(sdm_effects(&mut sdm, 199 * S, took), runs);
+    assert!(sdm.permits(RequestId(1)));
+    assert_eq!(sdm_effects(&mut sdm, 1_500 * S, SdmInput::Tick), []);
+    let ended = SdmEffect::Ended(RequestId(1), SdmEnd::Ran);
+    assert_eq!(
+        sdm_effects(&mut sdm, 1_500 * S, SdmInput::Ran(RequestId(1))),
+        [ended, SdmEffect::Release]
+    );
+    assert!(!sdm.permits(RequestId(1)));
+    assert_eq!(
+        sdm_effects(&mut sdm, 1_501 * S, SdmInput::Released(true)),
+        []
+    );
+    assert!(!sdm.may_hold());
+
+    // Whoever has it is alive: taking it has waited for that.
+    sdm_effects(&mut sdm, 2_000 * S, change(2, true));
+    let busy = SdmEffect::Ended(RequestId(2), SdmEnd::Busy);
+    let told = sdm_effects(&mut sdm, 2_001 * S, SdmInput::Took(Took::Busy));
+    assert_eq!(told, [busy]);
+    assert_eq!(sdm_effects(&mut sdm, 2_100 * S, SdmInput::Tick), []);
+}
+
+#[test]
+fn a_single_change_ends_its_process_only_while_it_runs() {
+    let holding = || {
+        let mut sdm = Sdm::once(10);
+        sdm_effects(&mut sdm, 0, change(1, true));
+        sdm_effects(&mut sdm, 0, SdmInput::Took(Took::Yes));
+        sdm
+    };
+    for ill in [SdmInput::LeaseLost, SdmInput::ChangeHangs] {
+        let mut sdm = holding();
+        assert_eq!(sdm_effects(&mut sdm, S, ill), [SdmEffect::KillWriter]);
+        assert!(!sdm.permits(RequestId(1)));
+    }
+    let mut sdm = holding();
+    let late = sdm_effects(&mut sdm, 3_600 * S, SdmInput::Tick);
+    assert_eq!(late, [SdmEffect::KillWriter]);
+
+    // The change is over: closing the connection is enough.
+    let mut sdm = holding();
+    sdm_effects(&mut sdm, S, SdmInput::Ran(RequestId(1)));
+    let closed = sdm_effects(&mut sdm, S, SdmInput::Released(false));
+    assert_eq!(closed, [SdmEffect::HangUp]);
+    let refused = |number| SdmEffect::Ended(RequestId(number), SdmEnd::Refused);
+    assert_eq!(sdm_effects(&mut sdm, 2 * S, change(2, true)), [refused(2)]);
+
+    // It has not begun, and may not.
+    let mut sdm = Sdm::once(10);
+    sdm_effects(&mut sdm, 0, change(1, true));
+    let unknown = sdm_effects(&mut sdm, S, SdmInput::Took(Took::Unknown));
+    assert_eq!(unknown, [SdmEffect::HangUp, refused(1)]);
+    let mut sdm = Sdm::once(10);
+    sdm_effects(&mut sdm, 0, change(1, true));
+    let late = sdm_effects(&mut sdm, 200 * S, SdmInput::Tick);
+    assert_eq!(late[..1], [SdmEffect::Ended(RequestId(1), SdmEnd::Busy)]);
+    assert_eq!(late[1..], [SdmEffect::HangUp]);
+    assert!(sdm.may_hold() && !sdm.permits(RequestId(1)));
+}
