@@ -73,10 +73,16 @@ impl Failure {
         }
     }
 
-    /// The same failure, with what was being done put before its message.
+    /// The same failure, with what was being done put before its message. What
+    /// both name is named once.
     #[must_use]
     pub fn while_doing(mut self, what: impl fmt::Display) -> Self {
-        self.message = format!("{what}: {}", self.message);
+        let what = what.to_string();
+        let rest = match self.message.split_once(": ") {
+            Some((noun, rest)) if what.ends_with(noun) => rest,
+            _ => &self.message,
+        };
+        self.message = format!("{what}: {rest}");
         self
     }
 }

@@ -1,8 +1,10 @@
 //! nodectl against a real storage daemon, on domains of this machine's own disk.
 
+mod full;
 #[path = "../../../sanlock-client/tests/support/mod.rs"]
 mod lease_daemon;
 mod moving;
+mod refusals;
 mod support;
 mod volumes;
 

@@ -12,8 +12,8 @@ use super::support::{Daemon, directory, until};
 const LEASE: &str = "5c1e2d3f-1111-4222-8333-444444444444";
 
 /// A file system on a loop device, gone with it.
-struct Disk {
-    device: String,
+pub(super) struct Disk {
+    pub(super) device: String,
     mounts: Vec<PathBuf>,
     // Goes last.
     _folder: tempfile::TempDir,
@@ -31,11 +31,11 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 impl Disk {
-    fn make() -> Self {
+    pub(super) fn make(mib: u64) -> Self {
         let folder = directory();
         let file = folder.path().join("disk");
         std::fs::File::create(&file)
-            .and_then(|disk| disk.set_len(512 << 20))
+            .and_then(|disk| disk.set_len(mib << 20))
             .expect("a file");
         let file = file.to_str().expect("text");
         run("mkfs.ext4", &["-q", "-E", "root_owner=36:36", file]);
@@ -46,10 +46,14 @@ impl Disk {
             _folder: folder,
         }
     }
-}
 
-impl Disk {
-    fn unmount(&mut self) {
+    /// Mounts it there, until it goes.
+    pub(super) fn mount(&mut self, folder: &Path) {
+        run("mount", &[&self.device, folder.to_str().expect("text")]);
+        self.mounts.push(folder.to_owned());
+    }
+
+    pub(super) fn unmount(&mut self) {
         for mount in self.mounts.drain(..) {
             Command::new("umount").arg("-l").arg(mount).status().ok();
         }
@@ -90,7 +94,7 @@ fn host(disk: &mut Disk, leases: &Host) -> Daemon {
 #[test]
 fn the_role_moves_to_the_host_that_is_named() {
     let leases = [1, 2].map(|number| Host::start(Kind::Ours, &format!("host{number}")));
-    let mut disk = Disk::make();
+    let mut disk = Disk::make(512);
     let mut one = host(&mut disk, &leases[0]);
     let connection = format!("posix:{}", disk.device);
     one.done(["domain", "create", "images", "--connection", &connection]);
@@ -99,6 +103,14 @@ fn the_role_moves_to_the_host_that_is_named() {
     one.done(["pool", "connect", &pool, "--host-id", "1"]);
     one.done(["spm", "start"]);
     let mut two = host(&mut disk, &leases[1]);
+    // Words that cannot be right do not take the place of those that are.
+    let order = ["storage", "connect", "posix", &disk.device];
+    let refused = one.run(order.into_iter().chain(["--type", "ext4 or so"]));
+    assert_eq!(refused.status, 1, "{refused:?}");
+    let status = one.json(["storage", "status"]);
+    let kept = &status["status"]["connections"][0];
+    assert_eq!(kept["state"], "connected", "{status}");
+    assert!(kept["reason"].is_null(), "{status}");
     until("the pool on the other host", || {
         let joined = two.run(["pool", "connect", &pool, "--host-id", "2"]);
         (joined.status == 0).then_some(())

@@ -172,6 +172,18 @@ impl Daemon {
         serde_json::from_str(&ran.out).expect("JSON")
     }
 
+    /// A directory of this daemon's.
+    pub(crate) fn folder_of(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A new one.
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        let folder = self.folder_of(name);
+        std::fs::create_dir(&folder).expect("a directory");
+        folder
+    }
+
     /// Connects a new directory and makes a domain in it; its id.
     pub(crate) fn domain(&self, name: &str, folder: &str) -> String {
         self.domain_of(name, folder, "5")
@@ -179,8 +191,7 @@ impl Daemon {
 
     /// The same, of a version.
     pub(crate) fn domain_of(&self, name: &str, folder: &str, version: &str) -> String {
-        let data = self.dir.path().join(folder);
-        std::fs::create_dir(&data).expect("a directory");
+        let data = self.folder(folder);
         let path = data.to_str().expect("text");
         let made = self.json(["storage", "connect", "local", path]);
         let connection = made["connection"]["id"].as_str().expect("an id");

@@ -194,27 +194,38 @@ fn check_asking(places: &Places, connection: &Connection, ask: Ask<'_>) -> Resul
     })
 }
 
-/// Makes the link that stands for a directory of this host.
-fn link(places: &Places, path: &str) -> Result<Connected> {
+/// Refuses a connection that no mount and no link can come of.
+pub(super) fn check_request(places: &Places, connection: &Connection) -> Result<()> {
+    match connection {
+        Connection::Local { path } => link_of(places, path).map(drop),
+        _ => spec(places, connection).map(drop),
+    }
+}
+
+/// A directory of this host, and the link that stands for it.
+fn link_of(places: &Places, path: &str) -> Result<(PathBuf, PathBuf)> {
+    let bad = |message: String| Failure::new(FailureKind::BadRequest, message);
     let directory = PathBuf::from(mount_point::normalized(path));
     if !directory.is_absolute() {
-        return Err(Failure::new(
-            FailureKind::BadRequest,
-            format!("directory {path:?}: has to begin with a slash"),
-        ));
+        return Err(bad(format!(
+            "directory {path:?}: has to begin with a slash"
+        )));
     }
-    let point = point_of(
-        places,
-        &Connection::Local {
-            path: path.to_owned(),
-        },
-    )?;
+    let local = Connection::Local {
+        path: path.to_owned(),
+    };
+    let point = point_of(places, &local)?;
     if directory.starts_with(&places.mounts) {
-        return Err(Failure::new(
-            FailureKind::BadRequest,
-            format!("directory {path:?}: below the mount points themselves"),
-        ));
+        return Err(bad(format!(
+            "directory {path:?}: below the mount points themselves"
+        )));
     }
+    Ok((directory, point))
+}
+
+/// Makes the link that stands for a directory of this host.
+fn link(places: &Places, path: &str) -> Result<Connected> {
+    let (directory, point) = link_of(places, path)?;
     let found = fs::metadata(&directory)
         .map_err(|error| io_failure(format_args!("directory {}", directory.display()), &error))?;
     if !found.is_dir() {

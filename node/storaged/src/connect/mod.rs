@@ -134,6 +134,24 @@ pub fn prepare(
     iscsi::write_initiator_name(places, initiator_name, host_name)
 }
 
+/// Refuses a connection that can never be made, whatever this host has.
+///
+/// # Errors
+///
+/// [`FailureKind::BadRequest`]: what is wrong with it.
+pub fn check_request(places: &Places, connection: &Connection) -> Result<()> {
+    let checked = match connection {
+        Connection::Iscsi { .. } => iscsi::check_request(connection),
+        Connection::Fc {} => Ok(()),
+        _ => filesystem::check_request(places, connection),
+    };
+    match checked {
+        Err(failure) if failure.kind == FailureKind::BadRequest => Err(failure),
+        // A program that is not here yet may come.
+        _ => Ok(()),
+    }
+}
+
 /// Makes a connection; one that is there already is adopted.
 ///
 /// # Errors

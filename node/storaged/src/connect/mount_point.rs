@@ -57,6 +57,20 @@ pub fn normalized(remote: &str) -> String {
     }
 }
 
+/// A connection with its path in the one spelling: else one directory could be
+/// two connections, and who drops one takes the other's mount point away.
+#[must_use]
+pub fn normalized_connection(mut connection: Connection) -> Connection {
+    match &mut connection {
+        Connection::Nfs { export: remote, .. }
+        | Connection::Posix { spec: remote, .. }
+        | Connection::Local { path: remote }
+        | Connection::Gluster { volume: remote, .. } => *remote = normalized(remote),
+        Connection::Iscsi { .. } | Connection::Fc {} => {}
+    }
+    connection
+}
+
 /// Splits `host:path`, `[address]:path`; no host in what starts with a slash.
 #[must_use]
 pub fn split_host(remote: &str) -> (Option<&str>, &str) {
@@ -113,6 +127,9 @@ mod tests {
         ] {
             assert_eq!(normalized(given), expected, "{given}");
         }
+        let local = |path: &str| Connection::Local { path: path.into() };
+        let one = normalized_connection(local("/a/../data/"));
+        assert_eq!(one.id(), local("/data").id());
     }
 
     #[test]

@@ -15,8 +15,9 @@ use super::Daemon;
 use super::socket::done;
 use super::workers::Key;
 use crate::connect::plan::{Action, Keeper, Outcome};
-use crate::connect::{Connected, Health};
+use crate::connect::{self, Connected, Health, mount_point};
 use crate::job::Result;
+use crate::worker::dispatch;
 use crate::worker::work::{Carrier, Work};
 
 /// Longest time to make or drop one: iSCSI logins over several portals, some dead.
@@ -218,8 +219,12 @@ impl Daemon {
 
     /// Makes a connection now, and keeps it if that works.
     pub(crate) async fn connect(self: &Rc<Self>, connection: &Connection) -> Result<Answer> {
+        let connection = &mount_point::normalized_connection(connection.clone());
+        // What is kept may be in use: it gives way to what can be made only.
+        let places = dispatch::places(self.options.root.as_deref());
+        connect::check_request(&places, connection)?;
         let id = connection.id();
-        let new = self.connections.kept().connection(&id).is_none();
+        let before = self.connections.kept().connection(&id).cloned();
         let made = self.connections.wait(&id, Until::Made);
         self.keep(connection, BY_REQUEST)?;
         self.connections.kept_mut().hurry(&id);
@@ -227,12 +232,18 @@ impl Daemon {
         self.remember();
         let outcome = made.recv().await.unwrap_or_else(|_| Err(unknown(&id)));
         if let Err(failure) = outcome {
-            if new {
+            match before {
                 // What was mistyped would be tried for ever; what was made in part goes.
-                self.connections.kept_mut().release(&id, BY_REQUEST).ok();
-                self.connections.act();
-                self.remember();
+                None => {
+                    self.connections.kept_mut().release(&id, BY_REQUEST).ok();
+                }
+                // It worked as it was, perhaps, and something may lie on it.
+                Some(before) => {
+                    self.connections.kept_mut().hold(before, BY_REQUEST).ok();
+                }
             }
+            self.connections.act();
+            self.remember();
             return Err(failure);
         }
         let report = self.connections.kept().report(&id);
@@ -362,8 +373,9 @@ fn log(before: Option<&ConnectionReport>, after: Option<&ConnectionReport>) {
 }
 
 pub(crate) fn unknown(id: &str) -> Failure {
+    let shown: String = id.chars().take(200).collect();
     Failure::new(
         FailureKind::NotFound,
-        format!("connection {id}: not known; `nodectl storage status` shows those that are"),
+        format!("connection {shown}: not known; `nodectl storage status` shows those that are"),
     )
 }

@@ -13,6 +13,7 @@ use control::storage::report::DomainReport;
 use control::storage::{Answer, Failure, FailureKind};
 
 use super::Daemon;
+use super::requests::checks::check_name;
 use super::workers::Key;
 use crate::job::Result;
 use crate::worker::work::{Carrier, Place, Work};
@@ -228,6 +229,7 @@ impl Daemon {
 
     /// The domain that a person or program means.
     pub(crate) fn place(&self, name: &str) -> Result<Place> {
+        check_name("domain", name)?;
         let domains = self.domains.borrow();
         if let Some(known) = domains.get(name) {
             return Ok(known.place.clone());

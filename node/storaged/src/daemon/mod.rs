@@ -44,6 +44,7 @@ use self::pool::{Pool, Role, Wanted};
 use self::tasks::Tasks;
 use self::watches::{Kept, Watched};
 use self::workers::{Event, Workers};
+use crate::connect::mount_point;
 use crate::worker::work::Settings;
 
 /// An orderly end may take this long; the supervisor waits a little longer.
@@ -215,8 +216,9 @@ async fn main(
         options,
     });
     let connections = daemon.config.borrow().connections.clone();
-    for connection in &connections {
-        if let Err(failure) = daemon.keep(connection, BY_CONFIGURATION) {
+    for connection in connections {
+        let connection = mount_point::normalized_connection(connection);
+        if let Err(failure) = daemon.keep(&connection, BY_CONFIGURATION) {
             tracing::warn!("{}: {failure}", connection.id());
         }
     }

@@ -1,6 +1,6 @@
 //! What each request needs: who does it, within what time, as a task or not.
 
-mod checks;
+pub(super) mod checks;
 mod domains;
 
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ use control::storage::{Answer, Failure, FailureKind, Reply};
 use smol::channel::{Sender, bounded};
 
 use super::Daemon;
+use super::requests::checks::check_name;
 use super::socket::done;
 use super::workers::{Key, Step};
 use crate::job::Result;
@@ -159,6 +160,7 @@ impl Tasks {
     }
 
     fn find(&self, id: &str) -> Result<u64> {
+        check_name("task", id)?;
         let tasks = self.tasks.borrow();
         let mut found = tasks
             .iter()

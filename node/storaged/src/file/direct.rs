@@ -70,7 +70,11 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn read_once(path: &Path) -> io::Result<Vec<u8>> {
-    let file = open_direct(path, OFlags::RDONLY)?;
+    // Without waiting: a FIFO of that name would keep whoever opens it.
+    let file = open_direct(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
     let mut content = Vec::new();
     let mut buffer = AlignedBuffer::new(64 << 10);
     let mut at = 0;
@@ -275,6 +279,11 @@ pub(super) fn link(from: &Path, to: &Path) -> Result<()> {
         }
         Err(error) => Err(failed("link", to, &error)),
     }
+}
+
+/// Whether `path` is a directory itself: what a link leads to is not the domain's.
+pub(super) fn is_own_directory(path: &Path) -> bool {
+    retry_stale(|| fs::symlink_metadata(path)).is_ok_and(|about| about.is_dir())
 }
 
 /// Names in a directory that are text, in order. A missing directory is empty.

@@ -79,7 +79,10 @@ impl FileDomain {
             self.check(authority)?;
             direct::remove_file(&new)?;
             direct::link(&path, &new)?;
-            direct::rename(&new, &other)?;
+            if let Err(failure) = direct::rename(&new, &other) {
+                direct::remove_file(&new).ok();
+                return Err(failure);
+            }
         }
         Ok(())
     }
@@ -228,6 +231,10 @@ impl Domain for FileDomain {
             let Ok(image) = image.parse::<ImageId>() else {
                 continue;
             };
+            if !direct::is_own_directory(&self.images().join(&name)) {
+                tracing::warn!(image = %name, "no directory, passed over");
+                continue;
+            }
             let seen = self.entries_of(&self.images().join(&name), image, removed)?;
             // A template may be among several, the last of its links even when its
             // own image is gone; a volume alone and with one name is its own image's.
@@ -260,7 +267,9 @@ impl Domain for FileDomain {
                 continue;
             };
             let directory = self.images().join(&name);
-            if !directory.join(format!("{id}{META}")).exists() {
+            if !directory.join(format!("{id}{META}")).exists()
+                || !direct::is_own_directory(&directory)
+            {
                 continue;
             }
             let mut seen = self.entries_of(&directory, image, false)?;
@@ -308,11 +317,18 @@ impl Domain for FileDomain {
 
     fn make_image(&self, authority: &dyn Authority, image: ImageId) -> Result<()> {
         let path = self.images().join(image.to_string());
-        if path.is_dir() {
+        if direct::is_own_directory(&path) {
             return Ok(());
         }
         self.check(authority)?;
-        direct::make_directory(&path, 0o775).map(drop)
+        direct::make_directory(&path, 0o775)?;
+        if direct::is_own_directory(&path) {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureKind::Damaged,
+            format!("image {image}: {} leads elsewhere", path.display()),
+        ))
     }
 
     fn share(
@@ -568,7 +584,7 @@ impl Domain for FileDomain {
         }
         let from = self.images().join(image.to_string());
         let to = self.removed_directory(image);
-        if from.is_dir() {
+        if direct::is_own_directory(&from) {
             if to.is_dir() {
                 // Of an earlier image of the same id whose removal never ended.
                 self.check(authority)?;

@@ -38,6 +38,8 @@ pub struct CreateVolume {
     pub volume: VolumeId,
     /// The volume below it; a template's when it is of another image.
     pub parent: Option<VolumeId>,
+    /// The image its parent must be of; any when absent.
+    pub parent_image: Option<ImageId>,
     /// What the guest sees, in bytes; the parent's when 0.
     pub capacity_bytes: u64,
     /// Bytes of data a QCOW2 volume on a block domain has room for at first.
@@ -69,6 +71,7 @@ impl CreateVolume {
             image,
             volume,
             parent: None,
+            parent_image: None,
             capacity_bytes,
             initial_bytes: None,
             format: VolumeFormat::Cow,
@@ -168,6 +171,12 @@ fn plan(work: &Work<'_>, view: &View, request: &CreateVolume) -> Result<Plan> {
     if request.volume.is_blank() || request.image.is_blank() {
         return Err(bad(format!("blank id, of image {}", request.image)));
     }
+    if request.image == ImageId::ISO_IMAGE {
+        return Err(bad(format!(
+            "image {} stands for the files of an ISO domain; choose another id",
+            request.image
+        )));
+    }
     let block = work.domain.kind().is_block();
     if request.format == VolumeFormat::Raw {
         if request.parent.is_some() {
@@ -191,7 +200,7 @@ fn plan(work: &Work<'_>, view: &View, request: &CreateVolume) -> Result<Plan> {
         0 => below,
         asked => asked,
     };
-    let capacity = size::round_up(asked, size::CAPACITY_STEP);
+    let capacity = size::capacity(asked).map_err(bad)?;
     if capacity == 0 {
         return Err(bad("capacity 0; smallest is 4096 bytes".into()));
     }
@@ -272,6 +281,9 @@ fn parent_of(
             format!("parent {parent}: not in domain {}", work.domain.id()),
         )
     })?;
+    if let Some(other) = request.parent_image.filter(|image| *image != entry.image) {
+        return Err(wrong(format!("of image {}, not of {other}", entry.image)));
+    }
     let theirs;
     let around = if entry.image == request.image {
         view

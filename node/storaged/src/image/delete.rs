@@ -62,7 +62,17 @@ fn delete_live(work: &Work<'_>, entry: &VolumeEntry, disposal: Disposal) -> Resu
     prepare::refuse_prepared(work.layout, work.domain, entry)?;
     repair_tags(work, around, entry)?;
     if let Some(link) = &link {
-        make_illegal(work, link)?;
+        match make_illegal(work, link) {
+            // On a full file system nothing can be written, and deleting is what
+            // makes room. With no parent to be told, marking it is one step anyway.
+            Err(failure)
+                if failure.kind == FailureKind::NoSpace
+                    && parent_to_release(&view, link).is_none() =>
+            {
+                tracing::info!(volume = %entry.id, %failure, "deleted without being ILLEGAL first");
+            }
+            done => done?,
+        }
         release_parent(work, &view, link)?;
     }
     let marked = work
@@ -117,11 +127,9 @@ fn make_illegal(work: &Work<'_>, link: &Link) -> Result<()> {
         .write_volume_metadata(work.authority, &link.entry, &metadata)
 }
 
-/// Makes the parent a leaf again when this was its last child.
-fn release_parent(work: &Work<'_>, view: &View, link: &Link) -> Result<()> {
-    let Ok(parent) = view.link(link.metadata.parent) else {
-        return Ok(());
-    };
+/// The parent that is a leaf again when this last child of its is gone.
+fn parent_to_release<'a>(view: &'a View, link: &Link) -> Option<&'a Link> {
+    let parent = view.link(link.metadata.parent).ok()?;
     let others = view
         .children(parent.entry.id)
         .iter()
@@ -131,8 +139,16 @@ fn release_parent(work: &Work<'_>, view: &View, link: &Link) -> Result<()> {
         || parent.metadata.image != link.metadata.image
         || !view.suspected_children(&parent.entry).is_empty()
     {
-        return Ok(());
+        return None;
     }
+    Some(parent)
+}
+
+/// Makes the parent a leaf again when this was its last child.
+fn release_parent(work: &Work<'_>, view: &View, link: &Link) -> Result<()> {
+    let Some(parent) = parent_to_release(view, link) else {
+        return Ok(());
+    };
     let mut metadata = parent.metadata.clone();
     metadata.volume_type = VolumeType::Leaf;
     work.domain

@@ -47,12 +47,7 @@ struct Pair {
 /// Reads and checks the two. After `finalize` the child's parent is already the
 /// base.
 fn look(domain: &dyn Domain, merge: Merge) -> Result<Pair> {
-    let wrong = |what: String| {
-        Failure::new(
-            FailureKind::WrongState,
-            format!("merge {} into {}: {what}", merge.top, merge.base),
-        )
-    };
+    let wrong = |what: String| Failure::new(FailureKind::WrongState, what);
     let view = View::of_image(domain, merge.image)?;
     let base = view.link(merge.base)?.clone();
     let top = view.link(merge.top)?.clone();
@@ -68,7 +63,10 @@ fn look(domain: &dyn Domain, merge: Merge) -> Result<Pair> {
         }
     }
     if top.metadata.parent != merge.base {
-        return Err(wrong(format!("its parent is {}", top.metadata.parent)));
+        return Err(wrong(format!(
+            "volume {}: its parent is {}",
+            merge.top, top.metadata.parent
+        )));
     }
     let mut children = view.children(merge.top);
     if children.is_empty() {

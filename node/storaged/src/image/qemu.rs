@@ -107,11 +107,13 @@ pub struct Convert {
 }
 
 impl Convert {
-    /// Whether `qemu-img` makes the target anew because that makes it sparse.
+    /// Whether `qemu-img` makes the target anew because that makes it sparse. One
+    /// made with all its room keeps it.
     fn creates(&self) -> bool {
+        let has_room = self.to_preallocated && !self.to_block;
         match self.to {
-            VolumeFormat::Raw => !self.to_block && !self.to_preallocated,
-            VolumeFormat::Cow => self.to_backing.is_none(),
+            VolumeFormat::Raw => !self.to_block && !has_room,
+            VolumeFormat::Cow => self.to_backing.is_none() && !has_room,
         }
     }
 
@@ -536,7 +538,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_to_qcow2_keeps_the_target_only_with_a_parent() {
+    fn copy_to_qcow2_keeps_the_target_with_a_parent_or_with_all_its_room() {
         let cow = VolumeFormat::Cow;
         assert_eq!(converted(&plain(cow, true)), "qcow2 -o compat=1.1 /s /d");
         let child = Convert {
@@ -549,6 +551,12 @@ mod tests {
             converted(&child),
             "qcow2 -B parent -F raw -n --bitmaps --skip-broken-bitmaps /s /d"
         );
+        let full = Convert {
+            to_preallocated: true,
+            to_zeroed: true,
+            ..plain(cow, false)
+        };
+        assert_eq!(converted(&full), "qcow2 -n --target-is-zero /s /d");
         let old = Convert {
             compat: "0.10",
             bitmaps: true,

@@ -56,7 +56,9 @@ pub fn set_capacity(work: &Work<'_>, volume: VolumeId, capacity_bytes: u64) -> R
             ),
         ));
     }
-    let capacity = size::round_up(capacity_bytes, size::CAPACITY_STEP);
+    let capacity = size::capacity(capacity_bytes).map_err(|what| {
+        Failure::new(FailureKind::BadRequest, format!("volume {volume}: {what}"))
+    })?;
     if capacity < metadata.capacity_bytes {
         return Err(Failure::new(
             FailureKind::BadRequest,

@@ -5,6 +5,22 @@ use thin::size::{EXTENT_BYTES, MIB};
 
 /// Capacities are multiples of this.
 pub const CAPACITY_STEP: u64 = 4096;
+/// The largest capacity: the last step that files, devices and QEMU can count to.
+pub const CAPACITY_MAX: u64 = (1 << 63) - CAPACITY_STEP;
+
+/// A capacity as it is stored: the next step.
+///
+/// # Errors
+///
+/// What is wrong with one beyond [`CAPACITY_MAX`], in words.
+pub fn capacity(bytes: u64) -> Result<u64, String> {
+    match round_up(bytes, CAPACITY_STEP) {
+        rounded if rounded <= CAPACITY_MAX => Ok(rounded),
+        _ => Err(format!(
+            "capacity {bytes}: largest allowed is {CAPACITY_MAX} bytes"
+        )),
+    }
+}
 
 /// The next multiple; the largest one when there is no next.
 #[must_use]
@@ -76,6 +92,17 @@ mod tests {
         assert_eq!(cow_initial(&small, 50 * GIB, false, None), 256 * MIB);
         assert_eq!(cow_initial(&small, GIB / 8, false, None), GIB / 8);
         assert_eq!(optimal_leaf(&small, MIB, 50 * GIB), 384 * MIB);
+    }
+
+    #[test]
+    fn capacities_are_whole_steps_up_to_the_largest() {
+        assert_eq!(capacity(1), Ok(4096));
+        assert_eq!(capacity(4096), Ok(4096));
+        assert_eq!(capacity(CAPACITY_MAX), Ok(CAPACITY_MAX));
+        for beyond in [CAPACITY_MAX + 1, 1 << 63, u64::MAX] {
+            let wrong = capacity(beyond).unwrap_err();
+            assert!(wrong.contains("9223372036854771712"), "{wrong}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use control::storage::connection::Connection;
 use control::storage::report::{DomainReport, LeaseReport};
 use control::storage::request::{Class, LeaseRequest, NewDomain, NewPlace};
 use control::storage::{Answer, Failure, FailureKind};
+use disk_format::Geometry;
 use disk_format::vdsm::domain::{DomainClass, DomainType};
 use disk_format::vdsm::uuid::LeaseId;
 use disk_format::vdsm::version::DomainVersion;
@@ -27,8 +28,37 @@ use crate::pool;
 use crate::writer::LockPlace;
 use crate::xlease::{DaemonResources, Xleases};
 
-/// Hosts of a domain, as VDSM has it.
+/// Hosts of a domain, as VDSM has it; leases of n MiB have room for n times as many.
 const HOSTS_MAX: u32 = 250;
+
+/// For how many hosts a file domain is made: by the size of leases asked for.
+fn hosts_max(new: &NewDomain, mount: &Path) -> Result<u32> {
+    let Some(mib) = new.alignment_mib else {
+        return Ok(HOSTS_MAX);
+    };
+    let sector = match new.block_size {
+        Some(size) => size,
+        None => crate::file::probe_block_size(mount)?,
+    };
+    match Geometry::new(sector, mib << 20) {
+        Ok(_) => Ok(HOSTS_MAX * mib),
+        Err(_) => Err(bad(format!(
+            "alignment {mib} MiB: with sectors of {sector} bytes leases have 1 MiB"
+        ))),
+    }
+}
+
+/// Refuses what domains on LUNs cannot be made with.
+fn check_block_shape(new: &NewDomain) -> Result<()> {
+    let sector = new.block_size.unwrap_or(512);
+    let mib = new.alignment_mib.unwrap_or(1);
+    if (sector, mib) == (512, 1) {
+        return Ok(());
+    }
+    Err(bad(format!(
+        "sectors of {sector} bytes and leases of {mib} MiB: domains on LUNs have 512 bytes and 1 MiB"
+    )))
+}
 
 /// A domain's LUNs by the names of their maps.
 pub(super) fn luns(group: &Group) -> Vec<String> {
@@ -62,6 +92,7 @@ pub(super) fn create(
     };
     match (&new.place, mount) {
         (NewPlace::Block { luns }, _) => {
+            check_block_shape(new)?;
             await_luns(luns, host, context)?;
             let devices = luns
                 .iter()
@@ -97,6 +128,7 @@ pub(super) fn create(
                     mount: mount.to_owned(),
                 }
             };
+            let hosts_max = hosts_max(new, mount)?;
             let new = NewFileDomain {
                 id,
                 version,
@@ -105,7 +137,7 @@ pub(super) fn create(
                 description: new.name.clone(),
                 remote_path,
                 block_size: new.block_size,
-                hosts_max: HOSTS_MAX,
+                hosts_max,
             };
             let leases = host.leases(&carrier);
             FileDomain::create(context, mount, &new, leases.as_ref())?;

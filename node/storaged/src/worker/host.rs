@@ -9,10 +9,12 @@ use disk_format::vdsm::uuid::DomainId;
 use sanlock_client::Client;
 
 use super::work::{Carrier, Place, Settings};
+use crate::authority::Authority;
 use crate::block::BlockDomain;
 use crate::connect::Places;
 use crate::domain::Domain;
 use crate::file::FileDomain;
+use crate::image;
 use crate::image::leases::{DaemonLeases, Leases, NoLeases};
 use crate::job::{Context, Result};
 use crate::lvm::{Lvm, LvmEnv};
@@ -122,6 +124,34 @@ impl Host {
             0,
             self.settings.io_timeout_s,
         ))
+    }
+
+    /// What changing volumes of a domain needs; `leases` are those of its
+    /// carrier.
+    ///
+    /// # Errors
+    /// `LeaseNotHeld` without an authority: only the writer has one.
+    pub(super) fn image_work<'a>(
+        &'a self,
+        context: &'a Context,
+        domain: &'a dyn Domain,
+        authority: Option<&'a dyn Authority>,
+        leases: &'a dyn Leases,
+    ) -> Result<image::Work<'a>> {
+        let authority = authority.ok_or_else(|| {
+            Failure::new(
+                FailureKind::LeaseNotHeld,
+                "volumes are changed by the writer only",
+            )
+        })?;
+        Ok(image::Work {
+            context,
+            domain,
+            authority,
+            leases,
+            layout: &self.settings.layout,
+            growth: crate::thin::policy(&self.settings.thin),
+        })
     }
 
     /// This host in the cluster.

@@ -11,7 +11,7 @@ use super::host::Host;
 use super::work::Place;
 use crate::authority::Authority;
 use crate::domain::Domain;
-use crate::image::{Work, ovf_store};
+use crate::image::ovf_store;
 use crate::job::{Context, Result};
 
 /// Does a request about them.
@@ -102,21 +102,8 @@ fn change(
     context: &Context,
     (guest, content): (&str, Option<&str>),
 ) -> Result<()> {
-    let authority = authority.ok_or_else(|| {
-        Failure::new(
-            FailureKind::LeaseNotHeld,
-            "OVF stores are changed by the writer only",
-        )
-    })?;
     let leases = host.leases(&place.carrier);
-    let work = Work {
-        context,
-        domain,
-        authority,
-        leases: leases.as_ref(),
-        layout: &host.settings.layout,
-        growth: crate::thin::policy(&host.settings.thin),
-    };
+    let work = host.image_work(context, domain, authority, leases.as_ref())?;
     let now_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());

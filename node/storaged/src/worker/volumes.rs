@@ -11,7 +11,7 @@ use super::host::Host;
 use super::work::Place;
 use super::{describe, domains};
 use crate::authority::Authority;
-use crate::domain::Domain;
+use crate::domain::{Domain, VolumeEntry};
 use crate::image::chain::View;
 use crate::image::copy::{CopyOptions, NewCopy, Source, copy_image};
 use crate::image::create::{CreateVolume, create};
@@ -57,7 +57,7 @@ pub(super) fn run(
             return Ok(done(format!("image {image} is torn down")));
         }
         VolumeRequest::LeaseShow { volume } => {
-            let entry = domain.volume(volume_id(&volume.volume)?)?;
+            let entry = named(domain, volume, Reach::Links)?;
             let name = LeaseName::of_entry(domain, &entry);
             return Ok(Answer::Lease(domains::owners(&name, host)));
         }
@@ -76,21 +76,8 @@ pub(super) fn run(
         }
         _ => {}
     }
-    let authority = authority.ok_or_else(|| {
-        Failure::new(
-            FailureKind::LeaseNotHeld,
-            "volumes are changed by the writer only",
-        )
-    })?;
     let leases = host.leases(&place.carrier);
-    let work = Work {
-        context,
-        domain,
-        authority,
-        leases: leases.as_ref(),
-        layout,
-        growth: crate::thin::policy(&host.settings.thin),
-    };
+    let work = host.image_work(context, domain, authority, leases.as_ref())?;
     change(&work, target, request, host)
 }
 
@@ -109,7 +96,7 @@ fn change(
     work.authority.check(&changed)?;
     match request {
         VolumeRequest::Create(new) => {
-            let request = create_volume(new)?;
+            let request = create_volume(work.domain, new)?;
             create(work, &request)?;
             Ok(made(work.domain, request.image, request.volume))
         }
@@ -131,7 +118,7 @@ fn change(
             capacity_bytes,
             size_bytes,
         } => {
-            let id = volume_id(&volume.volume)?;
+            let id = named(work.domain, volume, Reach::Own)?.id;
             if let Some(capacity) = capacity_bytes {
                 resize::set_capacity(work, id, *capacity)?;
             }
@@ -141,7 +128,8 @@ fn change(
             show(work.domain, volume)
         }
         VolumeRequest::Shrink { volume } => {
-            resize::reduce(work, volume_id(&volume.volume)?)?;
+            let id = named(work.domain, volume, Reach::Own)?.id;
+            resize::reduce(work, id)?;
             show(work.domain, volume)
         }
         VolumeRequest::Delete {
@@ -150,7 +138,8 @@ fn change(
             discard,
         } => {
             let disposal = disposal(host, *wipe, *discard);
-            delete::delete_volume(work, volume_id(&volume.volume)?, disposal)?;
+            let id = named(work.domain, volume, Reach::Removed)?.id;
+            delete::delete_volume(work, id, disposal)?;
             Ok(done(format!("volume {} is gone", volume.volume)))
         }
         VolumeRequest::DeleteImage {
@@ -204,7 +193,7 @@ fn change(
                 description: description.clone(),
                 ..Update::default()
             };
-            let id = volume_id(&volume.volume)?;
+            let id = named(work.domain, volume, Reach::Own)?.id;
             operation::update(work.domain, work.leases, id, &update)?;
             show(work.domain, volume)
         }
@@ -282,10 +271,15 @@ pub(super) fn refresh(
     context: &Context,
 ) -> Result<Answer> {
     let domain = host.open(place, context)?.domain();
-    let entry = domain.volume(volume_id(&volume.volume)?)?;
+    let domain = domain.as_ref();
+    let entry = named(domain, volume, Reach::Links)?;
     domain.refresh(&[&entry])?;
+    // Loading its size works whatever its metadata are.
+    let mut report = match domain.volume_metadata(&entry) {
+        Ok(metadata) => describe::volume(domain, &entry, &metadata),
+        Err(_) => describe::entry(domain, &entry),
+    };
     // What this host maps counts, not what the metadata say.
-    let mut report = describe::entry(domain.as_ref(), &entry);
     let path = domain.path(&entry);
     if let Ok(size) = crate::thin::size_bytes(&path, &host.settings.layout.sys) {
         report.size_bytes = size;
@@ -323,17 +317,7 @@ fn list(domain: &dyn Domain, image: Option<&str>) -> Result<Answer> {
 }
 
 fn show(domain: &dyn Domain, name: &VolumeName) -> Result<Answer> {
-    let entry = domain.volume(volume_id(&name.volume)?)?;
-    let image = image_id(&name.image)?;
-    if entry.image != image && !entry.shared_with.contains(&image) {
-        return Err(Failure::new(
-            FailureKind::NotFound,
-            format!(
-                "volume {}: of image {}, not of {image}",
-                name.volume, entry.image
-            ),
-        ));
-    }
+    let entry = named(domain, name, Reach::Links)?;
     let metadata = domain.volume_metadata(&entry)?;
     let mut report = describe::volume(domain, &entry, &metadata);
     let path = domain.path(&entry);
@@ -341,6 +325,38 @@ fn show(domain: &dyn Domain, name: &VolumeName) -> Result<Answer> {
         report.path = Some(path.display().to_string());
     }
     Ok(Answer::Volume(report))
+}
+
+/// Which volumes a name may be of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Live ones of the image.
+    Own,
+    /// Those, and a template's that the image has links to.
+    Links,
+    /// Live ones of the image, and those whose removal has not ended.
+    Removed,
+}
+
+/// The volume of this name. One of another image is not it: whoever mistook the
+/// image meant another volume, perhaps.
+fn named(domain: &dyn Domain, name: &VolumeName, reach: Reach) -> Result<VolumeEntry> {
+    let (image, id) = (image_id(&name.image)?, volume_id(&name.volume)?);
+    let entry = match domain.volume(id) {
+        Err(failure) if failure.kind == FailureKind::NotFound && reach == Reach::Removed => {
+            let left = domain.volumes()?.into_iter().find(|entry| entry.id == id);
+            left.ok_or(failure)?
+        }
+        found => found?,
+    };
+    let linked = reach == Reach::Links && entry.shared_with.contains(&image);
+    if entry.image == image || linked {
+        return Ok(entry);
+    }
+    Err(Failure::new(
+        FailureKind::NotFound,
+        format!("volume {id}: of image {}, not of {image}", entry.image),
+    ))
 }
 
 fn prepared_report(prepared: &Prepared) -> PreparedReport {
@@ -362,11 +378,18 @@ fn prepared_report(prepared: &Prepared) -> PreparedReport {
     }
 }
 
-fn create_volume(new: &NewVolume) -> Result<CreateVolume> {
+fn create_volume(domain: &dyn Domain, new: &NewVolume) -> Result<CreateVolume> {
+    let thin = domain.kind().is_block() && new.format == Format::Cow && !new.preallocated;
+    if let Some(initial) = new.initial_bytes.filter(|_| !thin) {
+        return Err(bad(format!(
+            "initial size {initial}: only thin QCOW2 volumes on LUNs have one"
+        )));
+    }
     let image = image_id(new.image.as_deref().unwrap_or_default())?;
     let volume = volume_id(new.volume.as_deref().unwrap_or_default())?;
     Ok(CreateVolume {
         parent: new.parent.as_deref().map(volume_id).transpose()?,
+        parent_image: new.parent_image.as_deref().map(image_id).transpose()?,
         initial_bytes: new.initial_bytes,
         format: volume_format(new.format),
         allocation: allocation(new.preallocated),

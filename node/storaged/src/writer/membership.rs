@@ -274,7 +274,8 @@ impl Roles {
             })?,
         }
         Ok(Answer::Done {
-            message: format!("domain {} has version {to}", place.domain),
+            // It may have had a newer one all along.
+            message: format!("domain {} has version {}", place.domain, domain.version()),
         })
     }
 

@@ -86,6 +86,11 @@ impl Pair {
     }
 }
 
+/// Whether [`Wanted::of`] takes a connection.
+pub(super) fn check_request(connection: &Connection) -> Result<()> {
+    Wanted::of(connection).map(drop)
+}
+
 impl Wanted {
     /// Checks an iSCSI connection.
     ///

@@ -1,6 +1,6 @@
 //! What a request must be before anybody works on it.
 
-use control::storage::request::{GuestChange, VolumeRequest};
+use control::storage::request::{GuestChange, NewDomain, VolumeRequest};
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
 
@@ -35,17 +35,40 @@ pub(super) fn check_text(what: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
+/// The name of a domain, connection or other thing, which an answer repeats.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(bad(format!("{what}: no name is given")));
+    }
+    check_text(what, name)
+}
+
+/// Sectors and leases of a new domain, as far as they do not depend on where it is.
+pub(super) fn check_shape(new: &NewDomain) -> Result<()> {
+    match (new.block_size, new.alignment_mib) {
+        (Some(size), _) if !matches!(size, 512 | 4096) => {
+            Err(bad(format!("block size {size}: must be 512 or 4096 bytes")))
+        }
+        (_, Some(mib)) if !matches!(mib, 1 | 2 | 4 | 8) => {
+            Err(bad(format!("alignment {mib}: must be 1, 2, 4 or 8 MiB")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn check_lun(lun: &str) -> Result<()> {
+    check_text("LUN", lun)?;
+    if lun.is_empty() || lun.starts_with('-') {
+        return Err(bad(format!("LUN {lun:?}: a map name or a path is needed")));
+    }
+    Ok(())
+}
+
 pub(super) fn check_luns(luns: &[String]) -> Result<()> {
     if luns.is_empty() || luns.len() > LUNS_MAX {
         return Err(bad(format!("{} LUNs: must be 1 to {LUNS_MAX}", luns.len())));
     }
-    for lun in luns {
-        check_text("LUN", lun)?;
-        if lun.is_empty() || lun.starts_with('-') {
-            return Err(bad(format!("LUN {lun:?}: a map name or a path is needed")));
-        }
-    }
-    Ok(())
+    luns.iter().try_for_each(|lun| check_lun(lun))
 }
 
 /// Refuses what cannot be right, and makes ids that were left out, so that a

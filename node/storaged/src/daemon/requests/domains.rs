@@ -7,7 +7,7 @@ use control::storage::request::{DomainRequest, NewDomain, NewPlace};
 use control::storage::{Answer, Failure, FailureKind, Reply};
 use disk_format::vdsm::uuid::DomainId;
 
-use super::checks::{bad, check_luns, check_text, not_uuid};
+use super::checks::{bad, check_lun, check_luns, check_shape, check_text, not_uuid};
 use super::{READ_DEADLINE, reply};
 use crate::daemon::tasks::{After, nothing};
 use crate::daemon::workers::Key;
@@ -101,6 +101,7 @@ impl Daemon {
                 Ok(self.change_domain("extend domain", &place, key, work))
             }
             DomainRequest::Grow { domain, lun } => {
+                check_lun(&lun)?;
                 let place = self.place(&domain)?;
                 let key = self.writer(&place)?;
                 let work = Work::Grow {
@@ -110,6 +111,7 @@ impl Daemon {
                 Ok(self.change_domain("grow domain", &place, key, work))
             }
             DomainRequest::Reduce { domain, lun } => {
+                check_lun(&lun)?;
                 let place = self.place(&domain)?;
                 let key = self.writer(&place)?;
                 let work = Work::Reduce {
@@ -249,6 +251,7 @@ impl Daemon {
         if new.name.is_empty() {
             return Err(bad("name: is empty"));
         }
+        check_shape(&new)?;
         let id = match &new.id {
             Some(id) => id
                 .parse::<DomainId>()
