@@ -5,6 +5,8 @@
 mod block;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
+#[path = "domains/odd.rs"]
+mod odd;
 #[path = "domains/sample.rs"]
 mod sample;
 

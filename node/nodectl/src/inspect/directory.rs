@@ -1,7 +1,7 @@
 //! File domains: a directory with `dom_md` and `images`, read with any daemon
 //! away and past the page cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -17,6 +17,8 @@ use crate::disk::Disk;
 
 /// Entries of one directory that are looked at.
 const ENTRIES_MAX: usize = 20_000;
+/// Files of a task: two of its own, and one for each step.
+const TASK_FILES_MAX: usize = 2 + 2 * task::STEPS_MAX;
 
 /// The domain that a directory is, or those that are in it.
 pub(super) fn find(path: &Path) -> Result<Vec<Found>> {
@@ -137,16 +139,13 @@ fn areas(path: &Path, metadata: Option<&DomainMetadata>) -> Areas {
 /// The leases of volumes, and the external ones.
 fn leaders(path: &Path, metadata: &DomainMetadata, facts: &FileFacts) -> Vec<LeaseLeader> {
     let mut leaders = Vec::new();
+    let mut seen = BTreeSet::new();
     for (image, volumes) in &facts.images {
         let directory = path.join("images").join(image.to_string());
         for (id, volume) in volumes.iter().filter(|(_, volume)| volume.lease) {
             let file = directory.join(format!("{id}.lease"));
             // A template's are links to those of its own image.
-            if volume.meta.is_some()
-                && !leaders
-                    .iter()
-                    .any(|known: &LeaseLeader| known.resource == id.to_string())
-            {
+            if volume.meta.is_some() && seen.insert(*id) {
                 leaders.push(LeaseLeader::of_volume(*id, read(&file, 0, 4096)));
             }
         }
@@ -252,7 +251,15 @@ fn tasks(path: &Path, findings: &mut Vec<Finding>) -> Vec<TaskInspection> {
 
 fn load(id: TaskId, directory: &Path) -> Result<Task> {
     let mut files = task::Files::new();
-    for name in names(directory)? {
+    let names = names(directory)?;
+    if names.len() > TASK_FILES_MAX {
+        anyhow::bail!(
+            "{}: {} files, a task has at most {TASK_FILES_MAX}",
+            directory.display(),
+            names.len()
+        );
+    }
+    for name in names {
         let bytes = read(&directory.join(&name), 0, task::FILE_BYTES_MAX + 1)
             .map_err(anyhow::Error::msg)?;
         files.insert(name, bytes);

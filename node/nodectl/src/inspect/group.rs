@@ -88,6 +88,14 @@ pub(super) fn find(paths: &[&Path], alone: bool) -> Result<Vec<Found>> {
                 );
             }
         }
+        if let Some(vg) = pv.vg() {
+            bail!(
+                "{}: LVM physical volume {} has the metadata of volume group {}, which does not name it",
+                pv.path,
+                device.label.uuid,
+                vg.name
+            );
+        }
         let elsewhere = device.copies.iter().all(|copy| copy.ignored);
         if elsewhere || !alone {
             bail!(

@@ -478,3 +478,109 @@ fn a_domain_made_by_the_real_lvm_is_read_from_its_image_files() {
     assert_eq!(domain.volumes[0].size_bytes, 2 * GIB);
     assert_eq!(domain.volumes[0].capacity_bytes, Some(10 * GIB));
 }
+
+#[test]
+fn texts_of_groups_that_cannot_be_are_told_by_their_place() {
+    /// Changes one line of the text.
+    fn line(text: &str, from: &str, to: &str) -> String {
+        assert!(text.contains(from), "{from}");
+        text.replacen(from, to, 1)
+    }
+    /// A section of the text by its name, without what follows it.
+    fn section(text: &str, name: &str) -> String {
+        let start = text.find(name).expect("a section");
+        let mut depth = 0;
+        let mut end = start;
+        for letter in text[start..].chars() {
+            end += letter.len_utf8();
+            match letter {
+                '{' => depth += 1,
+                '}' if depth == 1 => break,
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+        text[start..end].to_owned()
+    }
+    let healthy = sample_text().0;
+    let twice = |name: &str| {
+        let part = section(&healthy, name);
+        healthy.replacen(&part, &format!("{part}\n{part}"), 1)
+    };
+    let cases = [
+        (
+            line(&healthy, "extent_count = ", "extent_count = -"),
+            "0 or more",
+        ),
+        (
+            line(&healthy, "start_extent = 0", "start_extent = -7"),
+            "0 or more",
+        ),
+        (
+            line(
+                &healthy,
+                "start_extent = 0",
+                "start_extent = 99999999999999999999",
+            ),
+            "line ",
+        ),
+        (line(&healthy, "seqno = 13", "seqno = {"), "line "),
+        (
+            line(&healthy, "extent_size = 262144", "extent_size = 0"),
+            "extent_size",
+        ),
+        (
+            line(
+                &healthy,
+                "segment_count = 1",
+                "segment_count = 9223372036854775807",
+            ),
+            "segment_count",
+        ),
+        (twice("\n\t\tids {"), "ids"),
+        (twice("\n\t\tpv0 {"), "pv0"),
+        (healthy.replace("{", "{ {"), "line "),
+        (
+            healthy.replacen("contents", &"x{".repeat(100_000), 1),
+            "line ",
+        ),
+    ];
+    for (text, words) in cases {
+        let node = Node::new();
+        let [first, second] = sample(&node, |_| text.clone());
+        let ran = shown(&node, &[&first, &second]);
+        assert_eq!(ran.status, 2, "{words}: {ran:?}");
+        assert!(ran.err.contains(words), "{words}: {ran:?}");
+        assert!(ran.err.contains("first"), "which disk: {ran:?}");
+        assert!(ran.err.len() < 1000, "{} bytes", ran.err.len());
+    }
+    // What can be read and cannot be true is judged.
+    let judged = [
+        (
+            healthy.replace(&section(&healthy, "physical_volumes {"), ""),
+            "does not name it",
+        ),
+        (
+            line(
+                &healthy,
+                "extent_size = 262144",
+                "extent_size = 9223372036854775807",
+            ),
+            "extents of",
+        ),
+        (
+            healthy.replace("pe_start = 264192", "pe_start = 9223372036854775807"),
+            "cannot be read",
+        ),
+        (healthy.replace("\"pv0\", ", "\"pv9\", "), "not known"),
+    ];
+    for (text, words) in judged {
+        let node = Node::new();
+        let [first, second] = sample(&node, |_| text.clone());
+        let ran = shown(&node, &[&first, &second]);
+        assert_ne!(ran.status, 0, "{words}: {ran:?}");
+        let said = format!("{}{}", ran.out, ran.err);
+        let said: Vec<&str> = said.split_whitespace().collect();
+        assert!(said.join(" ").contains(words), "{words}: {ran:?}");
+    }
+}

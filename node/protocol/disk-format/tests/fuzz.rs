@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 #[path = "../fuzz/bodies.rs"]
 #[expect(unreachable_pub, reason = "a library of its own for cargo-fuzz")]
 mod bodies;
+#[path = "fuzz/damage.rs"]
+mod damage;
 
 /// Inputs for each body unless told otherwise: seconds, even without
 /// optimisation.

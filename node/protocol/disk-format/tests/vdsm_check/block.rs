@@ -266,6 +266,18 @@ fn broken_chains_are_told() {
     let mut block = Block::healthy();
     block.volumes.get_mut(&1).unwrap().parent = volume(2);
     has(&block.check(), "its chain goes round in a circle");
+    // Only those in the circle are, not the ones on top of it.
+    block.volumes.insert(3, volume_metadata(3, volume(2)));
+    block.volumes.insert(4, volume_metadata(4, volume(4)));
+    let round: Vec<String> = block
+        .check()
+        .findings
+        .into_iter()
+        .filter(|finding| finding.message.contains("in a circle"))
+        .map(|finding| finding.subject)
+        .collect();
+    let expected = [1, 2, 4].map(|number| format!("volume {}", volume(number)));
+    assert_eq!(round, expected);
     let mut block = Block::healthy();
     block.volumes.insert(3, volume_metadata(3, volume(1)));
     has(&block.check(), "of its image are both on top of it");

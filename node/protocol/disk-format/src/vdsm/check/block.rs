@@ -329,8 +329,9 @@ fn mapping(facts: &BlockFacts, metadata: &DomainMetadata, first: &str, findings:
             Some(_) => {}
         }
     }
+    let listed: BTreeSet<&str> = listed.iter().map(|pv| pv.uuid.as_str()).collect();
     for pv in real.keys() {
-        if !listed.iter().any(|listed| listed.uuid == *pv) {
+        if !listed.contains(pv) {
             findings.warning(
                 SUBJECT,
                 format!("physical volume {pv} is not listed"),

@@ -1,6 +1,6 @@
 //! File domains.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     FileFacts, Findings, Report, VolumeView,
@@ -11,7 +11,7 @@ use super::{
 use crate::vdsm::domain::{DomainClass, DomainMetadata, DomainType, Marker};
 use crate::vdsm::error::FormatError;
 use crate::vdsm::lv::{REMOVE_PREFIX, SpecialLv};
-use crate::vdsm::uuid::DomainId;
+use crate::vdsm::uuid::{DomainId, VolumeId};
 use crate::vdsm::volume::{SlotFormat, VolumeMetadata};
 
 /// Judges a directory.
@@ -147,6 +147,10 @@ fn images(
         );
     }
     let mut views = Vec::new();
+    let mut places: BTreeMap<VolumeId, usize> = BTreeMap::new();
+    for volume in facts.images.values().flat_map(BTreeMap::keys) {
+        *places.entry(*volume).or_default() += 1;
+    }
     for (image, volumes) in &facts.images {
         for (volume, found) in volumes {
             let subject = format!("volume {volume}");
@@ -194,11 +198,7 @@ fn images(
             };
             if own {
                 views.push(view);
-            } else if !facts
-                .images
-                .values()
-                .any(|others| others.get(volume).is_some() && !std::ptr::eq(others, volumes))
-            {
+            } else if places.get(volume) == Some(&1) {
                 findings.error(
                     subject,
                     format!("it is a template's volume, and its own image is not here (linked in image {image})"),

@@ -6,7 +6,7 @@ use super::{Areas, BlockFacts, LeaseLeader, LvFacts, PvFacts, geometry};
 use crate::vdsm::domain::{DomainMetadata, Marker};
 use crate::vdsm::lv::{LvState, SpecialLv};
 use crate::vdsm::lvm::label::Area;
-use crate::vdsm::lvm::{Device, Vg, linear_table};
+use crate::vdsm::lvm::{Device, TableLine, Vg, linear_table};
 use crate::vdsm::mailbox;
 use crate::vdsm::slot::{SLOT_BYTES, SlotNumber};
 use crate::vdsm::xlease;
@@ -27,7 +27,11 @@ impl BlockFacts {
             return facts;
         }
         let metadata = DomainMetadata::from_vg_tags(tags()).ok();
-        let mut reader = Reader { vg, read };
+        let mut reader = Reader {
+            vg,
+            read,
+            tables: BTreeMap::new(),
+        };
         if let Some(metadata) = &metadata {
             facts.slots = reader.slots(&facts, metadata);
         }
@@ -127,21 +131,31 @@ fn faults(vg: &Vg, devices: &[(String, Device)]) -> Vec<String> {
 struct Reader<'a, R> {
     vg: &'a Vg,
     read: R,
+    /// Tables that were made: one is needed for every slot.
+    tables: BTreeMap<String, Result<Vec<TableLine>, String>>,
 }
 
 impl<R: FnMut(&str, Area) -> Result<Vec<u8>, String>> Reader<'_, R> {
     /// Reads from a logical volume.
     fn read(&mut self, lv: &str, area: Area) -> Result<Vec<u8>, String> {
-        let table = linear_table(self.vg, lv).map_err(|error| error.to_string())?;
-        let end = area.offset.saturating_add(area.bytes);
-        let mut bytes = Vec::new();
-        for line in table {
+        let table = self
+            .tables
+            .entry(lv.to_owned())
+            .or_insert_with(|| linear_table(self.vg, lv).map_err(|error| error.to_string()));
+        let table = table.as_ref().map_err(String::clone)?;
+        let line_end = |line: &TableLine| {
             let start = line.start_sector.saturating_mul(512);
-            let line_end = start.saturating_add(line.sectors.saturating_mul(512));
+            start.saturating_add(line.sectors.saturating_mul(512))
+        };
+        let end = area.offset.saturating_add(area.bytes);
+        let first = table.partition_point(|line| line_end(line) <= area.offset);
+        let mut bytes = Vec::new();
+        for line in table.iter().skip(first) {
+            let start = line.start_sector.saturating_mul(512);
             let from = area.offset.max(start);
-            let to = end.min(line_end);
+            let to = end.min(line_end(line));
             if from >= to {
-                continue;
+                break;
             }
             let there = line.pv_sector.saturating_mul(512);
             let piece = Area {

@@ -115,6 +115,7 @@ pub(super) fn chains(volumes: &[VolumeView], findings: &mut Findings) {
     let present: BTreeSet<VolumeId> = volumes.iter().map(|volume| volume.id).collect();
     let mut leaves: BTreeMap<ImageId, Vec<VolumeId>> = BTreeMap::new();
     let mut children: BTreeMap<VolumeId, Vec<VolumeId>> = BTreeMap::new();
+    let circles = in_circles(&known);
     for (id, (volume, metadata)) in &known {
         let subject = format!("volume {id}");
         // Illegal ones are on their way out and may contradict anything.
@@ -157,7 +158,7 @@ pub(super) fn chains(volumes: &[VolumeView], findings: &mut Findings) {
                 "writing to it would damage the volume on top of it",
             );
         }
-        if is_in_circle(*id, &known) {
+        if circles.contains(id) {
             findings.error(subject, "its chain goes round in a circle", "");
         }
     }
@@ -181,20 +182,26 @@ pub(super) fn chains(volumes: &[VolumeView], findings: &mut Findings) {
     }
 }
 
-fn is_in_circle(
-    start: VolumeId,
-    known: &BTreeMap<VolumeId, (&VolumeView, &VolumeMetadata)>,
-) -> bool {
-    let mut at = start;
-    // A chain has at most all volumes.
-    for _ in 0..known.len() {
-        match known.get(&at) {
-            Some((_, metadata)) if metadata.parent == start => return true,
-            Some((_, metadata)) => at = metadata.parent,
-            None => return false,
+/// The volumes that are their own ancestors. Each volume is walked over once, for
+/// the chains of a damaged domain may be as long as it has volumes.
+fn in_circles(known: &BTreeMap<VolumeId, (&VolumeView, &VolumeMetadata)>) -> BTreeSet<VolumeId> {
+    let mut circles = BTreeSet::new();
+    let mut walked = BTreeSet::new();
+    for start in known.keys() {
+        let mut path = Vec::new();
+        let mut at = *start;
+        while let Some((_, metadata)) = known.get(&at) {
+            if !walked.insert(at) {
+                break;
+            }
+            path.push(at);
+            at = metadata.parent;
         }
+        // Back on the same walk, and not on an earlier one: from there on it is one.
+        let first = path.iter().position(|id| *id == at);
+        circles.extend(path.into_iter().skip(first.unwrap_or(usize::MAX)));
     }
-    false
+    circles
 }
 
 /// Judges the stores of configurations; gives the one to read.
