@@ -32,7 +32,7 @@
 //! - no core finds its own invariants broken;
 //! - when faults stop, every host of ours soon gets more, whoever the SPM is.
 //!
-//! `tests/model_role.rs` walks through every interleaving of small pools.
+//! `tests/model_role` walks through every interleaving of small pools.
 //! `tests/storage.rs` runs thousands of schedules; `tests/mutations.rs` breaks
 //! the cores in thirty ways, each of which must be caught; [`race`] compares
 //! our timing with the original's. `storaged` runs the same cores in its writers.
