@@ -20,6 +20,8 @@
 mod create;
 mod direct;
 mod iso;
+#[cfg(test)]
+mod odd_tests;
 mod probe;
 #[cfg(test)]
 mod tests;

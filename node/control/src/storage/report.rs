@@ -205,6 +205,19 @@ pub struct DomainReport {
     pub findings: Vec<String>,
     /// Why it is not valid.
     pub reason: Option<String>,
+    /// What an ISO domain (media) or an export domain (configurations of guests)
+    /// holds; told of one domain that is asked for, at most 10,000.
+    pub held: Vec<HeldFile>,
+}
+
+/// A file that a domain holds beside volumes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HeldFile {
+    /// Its name; of a medium the path below the directory for media.
+    pub name: String,
+    /// Bytes.
+    pub size_bytes: u64,
 }
 
 /// One volume.

@@ -312,6 +312,10 @@ fn domain(out: &mut String, report: &DomainReport) {
     if let Some(reason) = &report.reason {
         field(out, "reason", reason);
     }
+    for file in &report.held {
+        let words = format!("{}, {}", file.name, amount(file.size_bytes));
+        field(out, "holds", &words);
+    }
     for finding in &report.findings {
         field(out, "finding", finding);
     }

@@ -161,3 +161,33 @@ fn a_connection_that_is_refused_leaves_the_one_that_works() {
         (domains["domains"][0]["id"] == domain.as_str()).then_some(())
     });
 }
+
+#[test]
+fn a_domain_of_media_shows_its_files_and_takes_no_volume() {
+    let daemon = Daemon::start();
+    let folder = daemon.folder("media");
+    let path = folder.to_str().expect("text");
+    daemon.done(["storage", "connect", "local", path]);
+    let connection = format!("local:{path}");
+    let order = ["domain", "create", "media", "--connection", &connection];
+    daemon.done(order.iter().chain(&["--class", "iso"]));
+    let domain = daemon.json(["domain", "list"])["domains"][0]["id"].clone();
+    let domain = domain.as_str().expect("an id");
+    let files = folder
+        .join(domain)
+        .join("images/11111111-1111-1111-1111-111111111111");
+    std::fs::write(files.join("live.iso"), [0; 2048]).expect("written");
+    std::fs::write(files.join("notes.txt"), []).expect("written");
+    let shown = daemon.json(["domain", "show", "media"]);
+    assert_eq!(
+        shown["domain"]["held"],
+        serde_json::json!([{"name": "live.iso", "size_bytes": 2048}])
+    );
+    let said = daemon.done(["domain", "show", "media"]);
+    assert!(said.contains("live.iso, 2K"), "{said}");
+    // Alone in its own pool it could be changed; volumes are still not for it.
+    refused(
+        &daemon.run(["pool", "create", "main", "media"]),
+        "data domain",
+    );
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use control::storage::{Failure, FailureKind};
 use disk_format::vdsm::domain::{Backing, DomainClass, DomainMetadata, DomainType, NewDomain};
-use disk_format::vdsm::uuid::DomainId;
+use disk_format::vdsm::uuid::{DomainId, ImageId};
 use disk_format::vdsm::version::DomainVersion;
 
 use super::{DOM_MD, FileDomain, IMAGES, direct, metadata_path, probe};
@@ -156,6 +156,7 @@ impl FileDomain {
             id: new.id,
             version: new.version,
             local: new.kind == DomainType::LocalFs,
+            class: new.class,
             block_size,
             alignment,
         };
@@ -220,6 +221,7 @@ struct Shape {
     id: DomainId,
     version: DomainVersion,
     local: bool,
+    class: DomainClass,
     block_size: u32,
     alignment: u32,
 }
@@ -228,6 +230,10 @@ fn fill(root: &Path, shape: &Shape, leases: &dyn Leases) -> Result<()> {
     let own = root.join(DOM_MD);
     direct::make_directory(&own, 0o775)?;
     direct::make_directory(&root.join(IMAGES), 0o755)?;
+    if shape.class == DomainClass::Iso {
+        // Where people put their files.
+        direct::make_directory(&iso_directory(root), 0o755)?;
+    }
     let file = |which: Special| own.join(which.name());
     let mut parts = vec![
         (Special::Ids, 0),
@@ -284,11 +290,24 @@ fn half_made(root: &Path) -> Result<()> {
         let path = root.join(&name);
         match name.as_str() {
             DOM_MD => {}
-            IMAGES if direct::names(&path)?.is_empty() => {}
+            IMAGES if holds_nothing(root)? => {}
             _ => return foreign(path),
         }
     }
     Ok(())
+}
+
+/// Whether there are no images yet.
+fn holds_nothing(root: &Path) -> Result<bool> {
+    let iso = ImageId::ISO_IMAGE.to_string();
+    let others = direct::names(&root.join(IMAGES))?
+        .into_iter()
+        .any(|name| name != iso);
+    Ok(!others && direct::names(&iso_directory(root))?.is_empty())
+}
+
+fn iso_directory(root: &Path) -> PathBuf {
+    root.join(IMAGES).join(ImageId::ISO_IMAGE.to_string())
 }
 
 fn take_away(root: &Path) -> std::io::Result<()> {

@@ -70,11 +70,11 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn read_once(path: &Path) -> io::Result<Vec<u8>> {
-    // Without waiting: a FIFO of that name would keep whoever opens it.
-    let file = open_direct(path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-    if !file.metadata()?.is_file() {
+    // Asked first: a directory or a FIFO is named as such, and keeps nobody waiting.
+    if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
+    let file = open_direct(path, OFlags::RDONLY)?;
     let mut content = Vec::new();
     let mut buffer = AlignedBuffer::new(64 << 10);
     let mut at = 0;

@@ -49,7 +49,7 @@ impl FileDomain {
                 let Ok(status) = std::fs::metadata(&path) else {
                     continue;
                 };
-                if status.is_dir() && depth < DEPTH_MAX {
+                if direct::is_own_directory(&path) && depth < DEPTH_MAX {
                     rest.push((path, depth + 1));
                 } else if status.is_file() && is_medium(&name) && files.len() < FILES_MAX {
                     files.push(IsoFile {

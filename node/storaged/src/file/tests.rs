@@ -485,7 +485,9 @@ fn iso_and_export_domains_are_listed() {
     let iso = domain
         .root()
         .join("images/11111111-1111-1111-1111-111111111111");
-    fs::create_dir_all(iso.join("sub")).unwrap();
+    assert!(iso.is_dir(), "people find where their files go");
+    fs::create_dir(iso.join("sub")).unwrap();
+    std::os::unix::fs::symlink(&iso, iso.join("again")).unwrap();
     for name in ["b.iso", "A.ISO", "floppy.vfd", "readme.txt", "sub/c.iso"] {
         fs::write(iso.join(name), b"12345").unwrap();
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use control::storage::connection::Connection;
-use control::storage::report::{DomainReport, LeaseReport};
+use control::storage::report::{DomainReport, HeldFile, LeaseReport};
 use control::storage::request::{Class, LeaseRequest, NewDomain, NewPlace};
 use control::storage::{Answer, Failure, FailureKind};
 use disk_format::Geometry;
@@ -219,7 +219,37 @@ pub(super) fn look(place: &Place, host: &Host, context: &Context) -> Result<Answ
         ),
         Err(failure) => report.findings.push(failure.message),
     }
+    if let Opened::File(file) = &opened {
+        match held(file, domain.metadata()?.class()) {
+            Ok(held) => report.held = held,
+            Err(failure) => report.findings.push(failure.message),
+        }
+    }
     Ok(Answer::Domain(report))
+}
+
+/// What domains of classes without volumes hold.
+fn held(domain: &FileDomain, class: DomainClass) -> Result<Vec<HeldFile>> {
+    let file = |name, bytes| HeldFile {
+        name,
+        size_bytes: bytes,
+    };
+    Ok(match class {
+        DomainClass::Data => Vec::new(),
+        DomainClass::Iso => domain
+            .iso_files()?
+            .into_iter()
+            .map(|medium| file(medium.name, medium.size_bytes))
+            .collect(),
+        DomainClass::Backup => domain
+            .exported_guests()?
+            .into_iter()
+            .map(|guest| {
+                let bytes = u64::try_from(guest.ovf.len()).unwrap_or(u64::MAX);
+                file(format!("{}.ovf", guest.id), bytes)
+            })
+            .collect(),
+    })
 }
 
 pub(super) fn check(

@@ -3,6 +3,7 @@
 use control::storage::report::{BitmapReport, PreparedReport, PreparedVolume, VolumeReport};
 use control::storage::request::{BitmapChange, CopyTarget, Format, NewVolume, VolumeRequest};
 use control::storage::{Answer, Failure, FailureKind, VolumeName};
+use disk_format::vdsm::domain::DomainClass;
 use disk_format::vdsm::uuid::{ImageId, VolumeId};
 use disk_format::vdsm::volume::{Allocation, DiskType, Legality, VolumeFormat};
 
@@ -233,6 +234,7 @@ fn copy(
 ) -> Result<Answer> {
     let place = target.ok_or_else(|| bad("copy: no target domain"))?;
     let domain = host.open(place, work.context)?.domain();
+    refuse_among_media(domain.as_ref())?;
     let leases = host.leases(&place.carrier);
     let into = Work {
         domain: domain.as_ref(),
@@ -378,7 +380,19 @@ fn prepared_report(prepared: &Prepared) -> PreparedReport {
     }
 }
 
+/// Media are files that people put there: nothing would find a volume beside them.
+fn refuse_among_media(domain: &dyn Domain) -> Result<()> {
+    if domain.metadata()?.class() != DomainClass::Iso {
+        return Ok(());
+    }
+    Err(bad(format!(
+        "domain {}: of class iso, it holds media and no volumes",
+        domain.id()
+    )))
+}
+
 fn create_volume(domain: &dyn Domain, new: &NewVolume) -> Result<CreateVolume> {
+    refuse_among_media(domain)?;
     let thin = domain.kind().is_block() && new.format == Format::Cow && !new.preallocated;
     if let Some(initial) = new.initial_bytes.filter(|_| !thin) {
         return Err(bad(format!(
