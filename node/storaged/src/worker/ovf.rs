@@ -8,6 +8,7 @@ use disk_format::vdsm::ovf::SUFFIX;
 
 use super::dispatch::{bad, done};
 use super::host::Host;
+use super::volumes;
 use super::work::Place;
 use crate::authority::Authority;
 use crate::domain::Domain;
@@ -102,6 +103,7 @@ fn change(
     context: &Context,
     (guest, content): (&str, Option<&str>),
 ) -> Result<()> {
+    volumes::refuse_among_media(domain)?;
     let leases = host.leases(&place.carrier);
     let work = host.image_work(context, domain, authority, leases.as_ref())?;
     let now_s = SystemTime::now()

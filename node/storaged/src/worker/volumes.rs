@@ -381,7 +381,7 @@ fn prepared_report(prepared: &Prepared) -> PreparedReport {
 }
 
 /// Media are files that people put there: nothing would find a volume beside them.
-fn refuse_among_media(domain: &dyn Domain) -> Result<()> {
+pub(super) fn refuse_among_media(domain: &dyn Domain) -> Result<()> {
     if domain.metadata()?.class() != DomainClass::Iso {
         return Ok(());
     }
@@ -489,4 +489,38 @@ fn image_id(text: &str) -> Result<ImageId> {
 
 fn volume_id(text: &str) -> Result<VolumeId> {
     text.parse().map_err(|error| bad(format!("{error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use disk_format::vdsm::domain::DomainType;
+    use disk_format::vdsm::version::DomainVersion;
+
+    use super::*;
+    use crate::file::{FileDomain, NewFileDomain};
+    use crate::image::leases::NoLeases;
+
+    #[test]
+    fn media_and_volumes_are_kept_apart() {
+        for (class, taken) in [
+            (DomainClass::Data, true),
+            (DomainClass::Backup, true),
+            (DomainClass::Iso, false),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let new = NewFileDomain {
+                id: "8adbc85e-e554-4ae0-b318-8a5465fe5fe1".parse().unwrap(),
+                version: DomainVersion::V5,
+                kind: DomainType::LocalFs,
+                class,
+                description: "media".to_owned(),
+                remote_path: "/media".to_owned(),
+                block_size: None,
+                hosts_max: 250,
+            };
+            let domain = FileDomain::create(&Context::quiet(), dir.path(), &new, &NoLeases);
+            let answer = refuse_among_media(&domain.unwrap());
+            assert_eq!(answer.is_ok(), taken, "{class:?}: {answer:?}");
+        }
+    }
 }
