@@ -16,6 +16,7 @@
 //! lease ([`operation`]).
 
 pub mod bitmap;
+pub mod borrow;
 pub mod chain;
 pub mod copy;
 pub mod create;

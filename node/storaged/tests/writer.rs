@@ -496,6 +496,9 @@ fn only_copies_that_are_not_whole_are_taken_back() {
     std::fs::create_dir_all(&links).unwrap();
     let link = links.join(volumes[0].file_name().unwrap());
     std::os::unix::fs::symlink(&volumes[0], &link).unwrap();
+    let image = volumes[0].file_name().unwrap().to_str().unwrap();
+    let mark = format!(".{}.{image}.borrowed", place.domain);
+    std::fs::write(run.path().join("run").join(mark), "").unwrap();
 
     writer.heard.clear();
     writer.work(start).unwrap();

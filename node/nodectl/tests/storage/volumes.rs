@@ -114,8 +114,9 @@ fn a_copy_lost_in_a_crash_is_taken_back_by_the_next_manager() {
     assert_eq!(recovery["state"], "done", "{recovery}");
     assert_eq!(recovery["done"], recovery["total"], "{recovery}");
     assert_eq!(names(&daemon).len(), 1, "the source is left");
-    // Nobody has to let go of anything, or to delete.
+    // Nobody has to let go of anything, or to delete: neither is prepared.
     daemon.done(["volume", "copy", &source]);
+    daemon.done(["volume", "delete", &source]);
     let listed = daemon.done(["task", "list"]);
     assert!(!listed.contains(" 0 %"), "{listed}");
 }

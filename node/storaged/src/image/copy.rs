@@ -9,6 +9,7 @@ use disk_format::vdsm::uuid::{ImageId, VolumeId};
 use disk_format::vdsm::version::DomainVersion;
 use disk_format::vdsm::volume::{Allocation, Legality, VolumeFormat, VolumeMetadata};
 
+use super::borrow::{self, Borrowed};
 use super::create::{CreateVolume, create};
 use super::leases::Leases;
 use super::operation::{self, Job};
@@ -280,6 +281,7 @@ pub(super) struct Hold<'a> {
     layout: &'a Layout,
     image: ImageId,
     pub(super) prepared: Prepared,
+    borrowed: Option<Borrowed>,
 }
 
 impl<'a> Hold<'a> {
@@ -315,12 +317,13 @@ impl<'a> Hold<'a> {
             leaf: Some(leaf),
             allow_illegal,
         };
-        let prepared = prepare::prepare(domain, layout, wanted, None)?;
+        let (prepared, borrowed) = borrow::borrow(domain, layout, wanted)?;
         Ok(Self {
             domain,
             layout,
             image,
             prepared,
+            borrowed,
         })
     }
 
@@ -357,10 +360,11 @@ impl<'a> Hold<'a> {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        if self.prepared.before {
+        let Some(borrowed) = self.borrowed.take() else {
             return;
-        }
-        if let Err(failure) = prepare::teardown(self.domain, self.layout, self.image) {
+        };
+        let given = borrow::give_back(self.domain, self.layout, self.image, &borrowed);
+        if let Err(failure) = given {
             tracing::warn!(image = %self.image, %failure, "stays prepared");
         }
     }

@@ -20,6 +20,7 @@ use disk_format::vdsm::uuid::{ImageId, VolumeId};
 use disk_format::vdsm::volume::{Legality, VolumeFormat, VolumeType};
 use linux::disk::{Access, AlignedBuffer, BlockDevice};
 
+use super::borrow;
 use super::chain::{Link, View};
 use crate::authority::Authority;
 use crate::domain::{Domain, DomainKind, LeaseLocation, VolumeEntry};
@@ -78,6 +79,22 @@ pub fn prepare(
     wanted: Wanted,
     raise: Option<&dyn Authority>,
 ) -> Result<Prepared> {
+    // From now on it is somebody's, whoever prepared it only for a while.
+    let mark = borrow::mark(domain, layout, wanted.image);
+    prepare_with(domain, layout, wanted, raise, &mut |_| {
+        borrow::remove(&mark)
+    })
+}
+
+/// The same; `first` is told whether it was prepared before, when nobody else
+/// prepares or lets go of anything and nothing is done yet.
+pub(super) fn prepare_with(
+    domain: &dyn Domain,
+    layout: &Layout,
+    wanted: Wanted,
+    raise: Option<&dyn Authority>,
+    first: &mut dyn FnMut(bool) -> Result<()>,
+) -> Result<Prepared> {
     let view = View::of_image(domain, wanted.image)?;
     let leaf = match wanted.leaf {
         Some(leaf) => leaf,
@@ -100,6 +117,7 @@ pub fn prepare(
     let _one_at_a_time = lock(domain, layout)?;
     let directory = run_directory(domain, layout, wanted.image);
     let before = fs::symlink_metadata(&directory).is_ok();
+    first(before)?;
     let entries: Vec<&VolumeEntry> = chain.iter().map(|link| &link.entry).collect();
     if domain.kind().is_block() {
         // Links first: from then on nobody else's teardown lets the volumes go.
@@ -148,6 +166,16 @@ pub fn prepare(
 /// I/O.
 pub fn teardown(domain: &dyn Domain, layout: &Layout, image: ImageId) -> Result<()> {
     let _one_at_a_time = lock(domain, layout)?;
+    teardown_locked(domain, layout, image)
+}
+
+/// The same under [`lock`].
+pub(super) fn teardown_locked(domain: &dyn Domain, layout: &Layout, image: ImageId) -> Result<()> {
+    unlink(domain, layout, image)?;
+    borrow::remove(&borrow::mark(domain, layout, image))
+}
+
+fn unlink(domain: &dyn Domain, layout: &Layout, image: ImageId) -> Result<()> {
     let directory = run_directory(domain, layout, image);
     if !domain.kind().is_block() {
         return remove_link(&directory);
@@ -212,6 +240,10 @@ pub(super) fn refuse_prepared(
     domain: &dyn Domain,
     entry: &VolumeEntry,
 ) -> Result<()> {
+    if !users(domain, layout, entry.id)?.is_empty() {
+        // Perhaps by work that died here.
+        borrow::let_go_of_left(domain, layout)?;
+    }
     match users(domain, layout, entry.id)?.first() {
         Some(image) => Err(Failure::new(
             FailureKind::InUse,
@@ -234,7 +266,7 @@ fn image_directory(domain: &dyn Domain, image: ImageId) -> PathBuf {
 
 /// One prepare or teardown of a domain at a time on this host: between looking
 /// for a template's users and letting it go nobody may become one.
-fn lock(domain: &dyn Domain, layout: &Layout) -> Result<File> {
+pub(super) fn lock(domain: &dyn Domain, layout: &Layout) -> Result<File> {
     fs::create_dir_all(&layout.run).map_err(|e| failed("make directory", &layout.run, &e))?;
     let path = layout.run.join(format!(".{}.lock", domain.id()));
     let file = File::options()

@@ -1,6 +1,7 @@
 //! Volumes and images on a directory and on loop devices, with the real qemu-img.
 
 mod bitmaps;
+mod borrowing;
 mod crash;
 mod flows;
 mod model;

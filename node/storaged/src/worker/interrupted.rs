@@ -56,7 +56,7 @@ impl Work {
                     "the copy {domain}/{image}/{} is whole and legal, or the pool's next manager \
                      removes it (`nodectl task list` shows that), then copy again; where every \
                      domain has its own manager nobody does: if `nodectl volume list` shows it \
-                     illegal, `nodectl volume teardown {domain} {image}` and delete it",
+                     illegal, delete it",
                     name(&new.volume),
                     image = name(&new.image)
                 )

@@ -21,7 +21,7 @@ use super::tracking::COPY_ROLLBACK;
 use crate::domain::{Domain, DomainKind, EntryState, VolumeEntry};
 use crate::image::leases::{DaemonLeases, LeaseName, Leases, NoLeases};
 use crate::image::wipe::{Disposal, resume_wipes};
-use crate::image::{self, delete, prepare};
+use crate::image::{self, borrow, delete};
 use crate::job::{Context, Result};
 use crate::layout::Layout;
 use crate::pool::{BESIDE, Manager, each};
@@ -152,6 +152,7 @@ impl Room {
         for domain in &self.domains {
             let context = account.context(&format!(", domain {}", domain.id()));
             let done = self.on(&context, domain.as_ref(), |work| {
+                borrow::let_go_of_left(work.domain, work.layout)?;
                 let collected = resume_wipes(work, self.disposal)?;
                 Ok((collected, domain.sweep(&self.authority)?))
             });
@@ -252,15 +253,7 @@ fn release_copy(work: &image::Work<'_>, entry: &VolumeEntry) -> Result<bool> {
         Err(failure) if failure.kind == FailureKind::Damaged => {}
         Err(failure) => return Err(failure),
     }
-    let alone = work
-        .domain
-        .volumes()?
-        .iter()
-        .all(|other| other.image != entry.image || other.id == entry.id);
-    let users = prepare::users(work.domain, work.layout, entry.id)?;
-    if alone && users == [entry.image] {
-        // Prepared by the copy itself: a guest gets no image that is illegal.
-        prepare::teardown(work.domain, work.layout, entry.image)?;
-    }
+    // Prepared by the copy itself, if at all: a guest gets no image that is illegal.
+    borrow::let_go_of_left(work.domain, work.layout)?;
     Ok(true)
 }
