@@ -9,6 +9,7 @@ pub mod connection;
 pub mod health;
 pub mod inspection;
 pub mod ovf;
+pub mod remote;
 pub mod report;
 pub mod request;
 

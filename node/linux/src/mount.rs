@@ -187,6 +187,8 @@ pub struct Mount {
     pub read_only: bool,
     /// Device number, `major:minor`.
     pub device: String,
+    /// Options of the file system itself, separated by commas, as it tells them.
+    pub options: String,
 }
 
 /// The mounts of the calling thread's namespace, in the order they were made.
@@ -222,6 +224,7 @@ pub fn parse_mountinfo(text: &[u8]) -> Vec<Mount> {
                 fs_type,
                 read_only: has_ro(options) || has_ro(fs_options),
                 device,
+                options: unescape(fs_options),
             })
         })
         .collect()

@@ -6,7 +6,10 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 
@@ -14,6 +17,11 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 const EVENT_BYTES_MAX: usize = 8 * 1024;
 /// Deepest directory below `/sys/devices` that is visited; real trees stay below 20.
 const DEPTH_MAX: u32 = 40;
+
+/// The multicast group of the kernel's own events.
+const KERNEL: u32 = 1;
+/// That of udevd's, of devices it is through with.
+const UDEV: u32 = 2;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +73,19 @@ impl UeventSocket {
     /// # Errors
     /// The kernel refuses the socket.
     pub fn open() -> io::Result<Self> {
+        Self::of(KERNEL)
+    }
+
+    /// The same, and hears when udevd is through with a device: when it has its names.
+    /// These come as events that [`Self::receive`] cannot read.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn open_with_udev() -> io::Result<Self> {
+        Self::of(KERNEL | UDEV)
+    }
+
+    fn of(groups: u32) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = rustix::net::socket_with(
             AddressFamily::NETLINK,
@@ -75,9 +96,31 @@ impl UeventSocket {
         // Coldplug comes as one burst; a small buffer would lose part of it.
         rustix::net::sockopt::set_socket_recv_buffer_size_force(&fd, 4 << 20)
             .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(&fd, 256 << 10))?;
-        // Group 1 is the kernel's own; udevd's processed events are group 2.
-        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 1))?;
+        rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self { fd })
+    }
+
+    /// Waits for an event, at most this long, and takes all there are: whether
+    /// something was told.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn wait(&self, longest: Duration) -> io::Result<bool> {
+        let mut polled = [PollFd::new(&self.fd, PollFlags::IN)];
+        match rustix::event::poll(&mut polled, Timespec::try_from(longest).ok().as_ref()) {
+            Ok(0) | Err(Errno::INTR) => return Ok(false),
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        loop {
+            match self.receive() {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+                // Some were lost: something was told all the same.
+                Err(error) if error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error()) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// The next event; `Ok(None)` when it was not one of the kernel's.
@@ -172,6 +215,14 @@ mod tests {
         assert_eq!(event.get("MISSING"), None);
         assert_eq!(Uevent::parse(b"libudev\0\xfe\xed\xca\xfe"), None);
         assert_eq!(Uevent::parse(b""), None);
+    }
+
+    #[test]
+    fn a_wait_ends_with_the_first_event_or_with_its_time() {
+        let socket = UeventSocket::open_with_udev().unwrap();
+        socket.wait(Duration::ZERO).unwrap();
+        assert_eq!(ask(Path::new("/sys/devices/virtual/mem/null")), 1);
+        assert!(socket.wait(Duration::from_secs(60)).unwrap());
     }
 
     #[test]

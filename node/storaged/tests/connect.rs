@@ -412,6 +412,64 @@ fn records(context: &Context, places: &Places, initiator: &Initiator) {
         Vec::<PathBuf>::new()
     );
     connect::disconnect(context, places, &bound, &[]).unwrap();
+    every_target(context, places);
+}
+
+/// Connections to whatever the portals offer.
+fn every_target(context: &Context, places: &Places) {
+    let every = |portals: &[&str]| Connection::Iscsi {
+        portals: portals.iter().map(|&portal| portal.to_owned()).collect(),
+        target: None,
+        chap: Some(chap("us", USER_SECRET)),
+        mutual_chap: Some(chap("them", TARGET_SECRET)),
+        interface: None,
+    };
+    let both = every(&["127.0.0.1", "127.0.0.2"]);
+    let sessions = [
+        format!("{TARGET} 127.0.0.1:3260"),
+        format!("{TARGET} 127.0.0.2:3260"),
+    ];
+    let made = connect::connect(context, places, &both).unwrap();
+    assert_eq!(made.warnings, Vec::<String>::new());
+    assert_eq!(made.sessions, sessions);
+    // A target that is offered no more is not missed for ever.
+    let memory = places.state.join(format!("{}.sessions", both.id()));
+    let gone =
+        r#",{"target":"iqn.2026-11.test:gone","portal":"127.0.0.1:3260","interface":"default"}]"#;
+    let text = fs::read_to_string(&memory).unwrap().replace(']', gone);
+    fs::write(&memory, &text).unwrap();
+    assert_eq!(
+        connect::connect(context, places, &both).unwrap().sessions,
+        sessions
+    );
+    assert!(!fs::read_to_string(&memory).unwrap().contains("gone"));
+    connect::disconnect(context, places, &both, &[]).unwrap();
+
+    // A portal that does not answer is told, although another one does, and what it
+    // alone may know of is not forgotten.
+    let one_dead = every(&["127.0.0.1", "127.0.0.9"]);
+    let memory = places.state.join(format!("{}.sessions", one_dead.id()));
+    let text = text.replace("127.0.0.2:3260", "127.0.0.1:3260");
+    fs::write(&memory, text).unwrap();
+    let made = connect::connect(context, places, &one_dead).unwrap();
+    assert!(
+        made.warnings[0].starts_with("portal 127.0.0.9:3260: "),
+        "{made:?}"
+    );
+    assert!(made.sessions.iter().any(|session| session.contains("gone")));
+    connect::disconnect(context, places, &one_dead, &[]).unwrap();
+    assert_eq!(
+        files_below(&places.iscsi_db.join("nodes")),
+        Vec::<PathBuf>::new()
+    );
+    // Wrong secrets: nothing is left of the attempt but what disconnecting takes.
+    let mut wrong = every(&["127.0.0.1"]);
+    if let Connection::Iscsi { chap: ours, .. } = &mut wrong {
+        *ours = Some(chap("us", "not the secret"));
+    }
+    let refused = connect::connect(context, places, &wrong).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Denied, "{refused}");
+    assert!(!refused.message.contains("not the secret"), "{refused}");
 }
 
 fn posix(spec: &str, vfs_type: &str, options: &str) -> Connection {
@@ -469,6 +527,37 @@ fn memory_file_system(context: &Context, places: &Places) {
     connect::disconnect(context, places, &connection, &[]).unwrap();
     assert!(!path.exists());
     connect::disconnect(context, places, &connection, &[]).unwrap();
+    // Another way to say the same, and another connection with the same place.
+    let blanks = posix("my source/a:b é/", "tmpfs", "size=1m");
+    let same = posix("my source/a:b é", "tmpfs", "size=1m");
+    assert_eq!(blanks.id(), same.id());
+    let there = connect::connect(context, places, &blanks).unwrap();
+    assert_eq!(connect::connect(context, places, &same).unwrap(), there);
+    assert_eq!(
+        connect::check(context, places, &same).unwrap(),
+        Health::Connected
+    );
+    let shared = Connection::Nfs {
+        export: "server:/x".into(),
+        version: None,
+        timeo: None,
+        retrans: None,
+        options: Vec::new(),
+        hard: false,
+    };
+    let other = posix("server:/x", "tmpfs", "size=1m");
+    let mounted = connect::connect(context, places, &other).unwrap();
+    let point = mounted.path.unwrap();
+    connect::disconnect(context, places, &shared, std::slice::from_ref(&other)).unwrap();
+    assert!(
+        linux::mount::list()
+            .unwrap()
+            .iter()
+            .any(|m| m.target == point)
+    );
+    connect::disconnect(context, places, &other, &[]).unwrap();
+    connect::disconnect(context, places, &same, &[]).unwrap();
+    assert!(!there.path.unwrap().exists());
     // Somebody else's mount is neither used nor taken away by making ours.
     fs::create_dir_all(&path).unwrap();
     run("mount", &["-t", "tmpfs", "other", path.to_str().unwrap()]);
@@ -517,11 +606,24 @@ fn local_directory(context: &Context, places: &Places, home: &Path) {
         .unwrap();
     assert!(path.to_str().unwrap().ends_with("_data__1"));
     assert_eq!(fs::read_link(&path).unwrap(), directory);
-    connect::connect(context, places, &connection).unwrap();
+    // Only root may write there: guests could not.
+    let made = connect::connect(context, places, &connection).unwrap();
+    assert!(made.warnings[0].contains("chown 36:36"), "{made:?}");
+    assert!(matches!(
+        connect::check(context, places, &connection).unwrap(),
+        Health::Degraded(_)
+    ));
+    std::os::unix::fs::chown(&directory, Some(36), Some(36)).unwrap();
+    let made = connect::connect(context, places, &connection).unwrap();
+    assert_eq!(made.warnings, Vec::<String>::new());
     assert_eq!(
         connect::check(context, places, &connection).unwrap(),
         Health::Connected
     );
+    let file = home.join("file");
+    fs::write(&file, "").unwrap();
+    let no_directory = connect::connect(context, places, &local(&file)).unwrap_err();
+    assert_eq!(no_directory.kind, FailureKind::BadRequest, "{no_directory}");
     fs::remove_dir(&directory).unwrap();
     assert!(matches!(
         connect::check(context, places, &connection).unwrap(),
@@ -546,6 +648,10 @@ fn what_cannot_be_mounted(context: &Context, places: &Places) {
     let missing = posix("/dev/no-such-disk", "ext4", "");
     let missing = connect::connect(context, places, &missing).unwrap_err();
     assert_eq!(missing.kind, FailureKind::NotFound, "{missing}");
+    for odd in ["", "-osuid", "a\nb", " x"] {
+        let odd = connect::connect(context, places, &posix(odd, "tmpfs", "")).unwrap_err();
+        assert_eq!(odd.kind, FailureKind::BadRequest, "{odd}");
+    }
     let escape = posix("x", "../../bin/sh", "");
     let escape = connect::connect(context, places, &escape).unwrap_err();
     assert_eq!(escape.kind, FailureKind::BadRequest);

@@ -1,13 +1,15 @@
 //! The storage section: pool, manager's role, connections.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Watchdog;
 use super::check::{check_io_timeout, choice, optional, required};
 use super::document::{At, Mistakes, Section, shown};
 use super::names::{self, Read};
-use crate::storage::Connection;
 use crate::storage::connection::{Chap, Secret};
+use crate::storage::{Connection, remote as storage_remote};
 
 /// Most connections in a document.
 const CONNECTIONS_MAX: usize = 64;
@@ -139,11 +141,7 @@ pub(super) fn storage(
         .and_then(|s| u32::try_from(s.value).ok())
         .unwrap_or(10);
     check_io_timeout(section, io_timeout_s, watchdog.fire_timeout_s, mistakes);
-    let connections = section
-        .sections("connection", CONNECTIONS_MAX, mistakes)
-        .iter()
-        .filter_map(|section| connection(section, mistakes))
-        .collect();
+    let connections = connections(section, mistakes);
     Storage {
         pool,
         host_id: host_id
@@ -250,6 +248,34 @@ const KINDS: &[(&str, Kind, &[&str])] = &[
     ("fc", Kind::Fc, &[]),
 ];
 
+/// All of them; two of one storage would undo each other's options.
+fn connections(section: &Section<'_, '_>, mistakes: &mut Mistakes) -> Vec<Connection> {
+    let sections = section.sections("connection", CONNECTIONS_MAX, mistakes);
+    let mut seen = BTreeMap::new();
+    let mut connections = Vec::new();
+    for (section, number) in sections.iter().zip(1_usize..) {
+        let Some(connection) = connection(section, mistakes) else {
+            continue;
+        };
+        let id = connection.id();
+        if let Some(first) = seen.get(&id) {
+            let together = match &connection {
+                Connection::Iscsi { .. } => ": name all portals in one",
+                _ => "",
+            };
+            mistakes.add(
+                section.offset(),
+                section.key("type"),
+                format!("connection {number} is {id}, and so is connection {first}{together}"),
+            );
+            continue;
+        }
+        seen.insert(id, number);
+        connections.push(connection);
+    }
+    connections
+}
+
 fn connection(section: &Section<'_, '_>, mistakes: &mut Mistakes) -> Option<Connection> {
     section.refuse_unknown("storage.connection", mistakes);
     let choices: Vec<(&str, Kind)> = KINDS.iter().map(|&(name, kind, _)| (name, kind)).collect();
@@ -266,16 +292,16 @@ fn connection(section: &Section<'_, '_>, mistakes: &mut Mistakes) -> Option<Conn
             hard: section.boolean("hard", mistakes).unwrap_or_default(),
         },
         Kind::Posix => Connection::Posix {
-            spec: required(section, "spec", "\"/dev/sdb1\"", plain, mistakes)?,
+            spec: required(section, "spec", "\"/dev/sdb1\"", remote, mistakes)?,
             vfs_type: required(section, "vfs_type", "\"xfs\"", plain, mistakes)?,
             options: options(section, mistakes),
         },
         Kind::Fc => Connection::Fc {},
         Kind::Local => Connection::Local {
-            path: required(section, "path", "\"/data/images\"", names::path, mistakes)?,
+            path: required(section, "path", "\"/data/images\"", directory, mistakes)?,
         },
         Kind::Gluster => Connection::Gluster {
-            volume: required(section, "volume", "\"server:volume\"", plain, mistakes)?,
+            volume: required(section, "volume", "\"server:volume\"", remote, mistakes)?,
             options: options(section, mistakes),
         },
     })
@@ -444,15 +470,28 @@ fn plain(text: &str) -> Read<String> {
     Ok(text.to_owned())
 }
 
-fn export(text: &str) -> Read<String> {
-    let text = plain(text)?;
-    match text.rsplit_once(":/") {
-        Some((server, _)) if !server.is_empty() => Ok(text),
-        _ => Err(format!(
-            "{}: an export is written server:/path",
-            shown(&text)
-        )),
+/// What a file system is mounted from.
+fn remote(text: &str) -> Read<String> {
+    match storage_remote::check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(message) => Err(format!("{}: {message}", shown(text))),
     }
+}
+
+fn export(text: &str) -> Read<String> {
+    match storage_remote::check_export(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(message) => Err(format!("{}: {message}", shown(text))),
+    }
+}
+
+/// A directory of this host.
+fn directory(text: &str) -> Read<String> {
+    let path = match text.trim_end_matches('/') {
+        "" => text,
+        path => path,
+    };
+    names::path(path)
 }
 
 fn nfs_version(text: &str) -> Read<String> {

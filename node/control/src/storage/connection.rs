@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::remote;
+
 /// A secret: never shown.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -93,8 +95,22 @@ pub enum Connection {
 }
 
 impl Connection {
-    /// Its id: the same for the same storage, whatever the options; without
-    /// secrets. Another interface is another way, and so another connection.
+    /// The same with what it is to in its one spelling.
+    #[must_use]
+    pub fn normalized(mut self) -> Self {
+        match &mut self {
+            Self::Nfs { export: remote, .. }
+            | Self::Posix { spec: remote, .. }
+            | Self::Local { path: remote }
+            | Self::Gluster { volume: remote, .. } => *remote = remote::normalized(remote),
+            Self::Iscsi { .. } | Self::Fc {} => {}
+        }
+        self
+    }
+
+    /// Its id: the same for the same storage, whatever the options and however it is
+    /// spelled; without secrets. Another interface is another way, and so another
+    /// connection.
     pub fn id(&self) -> String {
         match self {
             Self::Iscsi {
@@ -109,7 +125,7 @@ impl Connection {
                 format!("iscsi:{what}{way}")
             }
             Self::Fc {} => self.kind().to_owned(),
-            _ => format!("{}:{}", self.kind(), self.target()),
+            _ => format!("{}:{}", self.kind(), remote::normalized(&self.target())),
         }
     }
 
@@ -326,7 +342,9 @@ mod tests {
                 r#"{"type":"nfs","export":"s:/x","hard":true,"version":"4.2"}"#,
                 "nfs:s:/x",
             ),
+            (r#"{"type":"nfs","export":"s://x/"}"#, "nfs:s:/x"),
             (r#"{"type":"local","path":"/data"}"#, "local:/data"),
+            (r#"{"type":"local","path":"/data/./"}"#, "local:/data"),
             (r#"{"type":"fc"}"#, "fc"),
             (r#"{"type":"iscsi","portals":["a","b"]}"#, "iscsi:a,b"),
             (

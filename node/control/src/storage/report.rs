@@ -145,6 +145,8 @@ pub struct ConnectionReport {
     pub users: Vec<String>,
     /// Why it is not connected.
     pub reason: Option<String>,
+    /// iSCSI sessions that it has or wants: `target portal`.
+    pub sessions: Vec<String>,
     /// The LUNs that come over it, looked at every 10 s.
     pub luns: Vec<LunPaths>,
 }
@@ -175,10 +177,14 @@ pub struct DomainReport {
     pub state: String,
     /// Directory of a file domain, volume group of a block domain.
     pub path: String,
-    /// Connection it was found on.
+    /// Connection it was found on; of several that carry a block domain, the first.
     pub connection: Option<String>,
+    /// Connections that its LUNs come over.
+    pub connections: Vec<String>,
     /// Map names of the LUNs of a block domain.
     pub luns: Vec<String>,
+    /// LUNs of it that this host lacks, or that it sees smaller than they are.
+    pub missing_luns: Vec<String>,
     /// The paths of these LUNs, as far as they are known.
     pub lun_paths: Vec<LunPaths>,
     /// Bytes of a sector.

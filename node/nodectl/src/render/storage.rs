@@ -267,8 +267,13 @@ fn domain(out: &mut String, report: &DomainReport) {
         &format!("{pool}, {}, {}", report.state, report.role),
     );
     field(out, "path", &report.path);
-    if let Some(connection) = &report.connection {
+    if report.connections.len() > 1 {
+        field(out, "connections", &report.connections.join(", "));
+    } else if let Some(connection) = &report.connection {
         field(out, "connection", connection);
+    }
+    if !report.missing_luns.is_empty() {
+        field(out, "not seen here", &report.missing_luns.join(", "));
     }
     if !report.luns.is_empty() {
         field(out, "LUNs", &report.luns.join(", "));

@@ -273,7 +273,7 @@ pub(crate) enum DomainCommand {
     },
     /// Use what a grown LUN has more
     #[command(
-        after_help = "Grow the LUN at the storage first. The disks are asked for their size, the\nmultipath map grows, then the domain. Other hosts: nodectl storage rescan.\n\nExample:\n  nodectl domain grow images --lun 3600140589a2b…"
+        after_help = "Grow the LUN at the storage first. The disks are asked for their size, the\nmultipath map grows, then the domain. Other hosts of its pool notice by\nthemselves.\n\nExample:\n  nodectl domain grow images --lun 3600140589a2b…"
     )]
     Grow {
         /// Which.
@@ -285,7 +285,7 @@ pub(crate) enum DomainCommand {
     },
     /// Move everything off a LUN and take it out
     #[command(
-        after_help = "Takes as long as copying what is on the LUN. The LUN that has the domain's\nmetadata stays.\n\nExample:\n  nodectl domain reduce images --lun 3600140589a2b…"
+        after_help = "Takes as long as copying what is on the LUN, and tells how far it is. Nobody but\nthis host may use the domain meanwhile. Cancelled, it takes back what it has not\nfinished; again, it goes on. The LUN that has the domain's metadata stays.\n\nExample:\n  nodectl domain reduce images --lun 3600140589a2b…"
     )]
     Reduce {
         /// Which.

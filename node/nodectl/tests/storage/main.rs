@@ -392,6 +392,7 @@ fn connections_of_the_configuration_are_made_at_the_start() {
     let dir = support::directory();
     let data = dir.path().join("data");
     std::fs::create_dir(&data).expect("a directory");
+    std::os::unix::fs::chown(&data, Some(36), Some(36)).expect("root gives it away");
     let config = json!({
         "pool": null, "host_id": 3, "spm": "manual", "manager": "pool",
         "io_timeout_s": 2, "initiator_name": null,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use control::storage::{Failure, FailureKind};
-use disk_format::vdsm::domain::Marker;
+use disk_format::vdsm::domain::{DomainMetadata, Marker};
 use disk_format::vdsm::lv::LvState;
 use disk_format::vdsm::slot::SlotNumber;
 
@@ -43,6 +43,8 @@ pub struct Physical {
     pub uuid: String,
     /// The device that carries its label; `None` when there is none here.
     pub device: Option<PathBuf>,
+    /// Bytes of that device, as this host sees it; 0 without one.
+    pub device_bytes: u64,
     /// Where its first extent starts, in bytes.
     pub start_bytes: u64,
     /// Its extents.
@@ -105,6 +107,45 @@ impl Group {
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.devices.iter().any(|device| device.device.is_none())
+    }
+
+    /// What this host lacks of it: LUNs that no device is, and those whose device is
+    /// smaller than the extents it has, by their names in the domain's metadata, else
+    /// by LVM's ids. Another host has added or grown them, or they are gone.
+    #[must_use]
+    pub fn lacking(&self, metadata: &DomainMetadata) -> Vec<String> {
+        let mapping = metadata.pv_mapping().unwrap_or_default();
+        self.devices
+            .iter()
+            .filter(|physical| !self.is_whole(physical))
+            .map(|physical| {
+                let named = mapping.iter().find(|pv| pv.uuid == physical.uuid);
+                named.map_or_else(|| physical.uuid.clone(), |pv| pv.device.clone())
+            })
+            .collect()
+    }
+
+    /// Whether this host sees all of every device.
+    #[must_use]
+    pub fn is_all_here(&self) -> bool {
+        self.devices.iter().all(|physical| self.is_whole(physical))
+    }
+
+    /// Whether a device has all its extents on this host.
+    #[must_use]
+    pub fn is_whole(&self, physical: &Physical) -> bool {
+        let extents = physical.extents.saturating_mul(self.extent_bytes);
+        physical.device_bytes >= physical.start_bytes.saturating_add(extents)
+    }
+
+    /// Whether extents of a volume are on none of the devices themselves: the manager
+    /// is moving them from one to another, and it alone may have the volume mapped.
+    #[must_use]
+    pub fn is_moving(&self, volume: &Logical) -> bool {
+        volume.segments.iter().any(|segment| {
+            let place = segment.linear.as_ref();
+            place.is_none_or(|(name, _)| self.physical(name).is_none())
+        })
     }
 
     /// Paths of its devices that are there.
@@ -176,6 +217,13 @@ impl Logical {
     #[must_use]
     pub fn extents(&self) -> u64 {
         self.segments.iter().map(|segment| segment.count).sum()
+    }
+
+    /// Whether it is what LVM makes for as long as extents are moved.
+    #[must_use]
+    pub fn is_move(&self) -> bool {
+        let number = self.name.strip_prefix("pvmove");
+        number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
     }
 
     /// What it is, by name and tags.

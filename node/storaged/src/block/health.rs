@@ -33,8 +33,16 @@ impl BlockDomain {
     pub fn health(&self, context: &Context, thorough: bool) -> Result<Health> {
         let group = self.group()?;
         let mut findings = Vec::new();
-        for device in group.devices.iter().filter(|pv| pv.device.is_none()) {
-            findings.push(format!("LUN of physical volume {} is missing", device.uuid));
+        for device in &group.devices {
+            if device.device.is_none() {
+                findings.push(format!("LUN of physical volume {} is missing", device.uuid));
+            } else if !group.is_whole(device) {
+                findings.push(format!(
+                    "LUN of physical volume {} has {} bytes on this host, fewer than its extents: \
+                     it has grown at the storage",
+                    device.uuid, device.device_bytes
+                ));
+            }
         }
         let text_bytes = u64::try_from(group.text.len()).unwrap_or(u64::MAX);
         let room = group.room_bytes;

@@ -284,6 +284,7 @@ impl Domain for BlockDomain {
 
     fn activate(&self, entries: &[&VolumeEntry]) -> Result<()> {
         let names: Vec<String> = entries.iter().map(|entry| entry.id.to_string()).collect();
+        self.refuse_moving(&names)?;
         let (active, inactive): (Vec<&str>, Vec<&str>) = names
             .iter()
             .map(String::as_str)

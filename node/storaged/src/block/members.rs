@@ -68,10 +68,11 @@ impl BlockDomain {
     }
 
     /// Moves everything off a LUN and takes it out. Needs a device-mapper when
-    /// there is something to move.
+    /// there is something to move, and that nobody else uses the domain.
     ///
     /// # Errors
-    /// `WrongState` for the LUN with the metadata; `NoSpace`; authority; LVM.
+    /// `WrongState` for the LUN with the metadata; `NoSpace`; `Cancelled`; authority;
+    /// LVM.
     pub fn remove_device(
         &self,
         context: &Context,
@@ -94,49 +95,8 @@ impl BlockDomain {
                 ),
             ));
         }
-        let used: u64 = group
-            .volumes
-            .iter()
-            .flat_map(|volume| &volume.segments)
-            .filter(|segment| {
-                segment
-                    .linear
-                    .as_ref()
-                    .is_none_or(|(name, _)| *name == physical.name)
-            })
-            .map(|segment| segment.count)
-            .sum();
-        if used > 0 {
-            let elsewhere =
-                group.free_extents() - (physical.extents - used).min(group.free_extents());
-            if elsewhere < used {
-                return Err(Failure::new(
-                    FailureKind::NoSpace,
-                    format!(
-                        "domain {}: {used} extents are on LUN {lun}, {elsewhere} are free elsewhere",
-                        self.name
-                    ),
-                ));
-            }
-            context.tell(0, 2, "moving extents");
-            let moved = self.lvm.change(
-                context,
-                authority,
-                &self.name,
-                &Change::MoveExtents {
-                    from: &device,
-                    to: &[],
-                },
-            );
-            if let Err(failure) = moved {
-                // What was moved so far stays moved; nothing is left half-way.
-                if let Err(second) = self.change(authority, &Change::AbortMoves) {
-                    tracing::error!(domain = self.name, %second, "interrupted move not ended");
-                }
-                return Err(failure);
-            }
-        }
-        context.tell(1, 2, "taking the LUN out");
+        self.move_off(context, authority, lun, &device)?;
+        context.tell(1, 1, "taking the LUN out");
         let uuid = physical.uuid.clone();
         self.change_until(
             authority,

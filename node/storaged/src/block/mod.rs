@@ -22,6 +22,7 @@ mod health;
 mod implementation;
 mod links;
 mod members;
+mod moving;
 mod reader;
 mod region;
 mod slots;
@@ -372,6 +373,7 @@ impl BlockDomain {
                 None
             }
             LvState::Special(_) => None,
+            LvState::Foreign if volume.is_move() => None,
             LvState::Foreign => {
                 tracing::warn!(
                     domain = self.name,

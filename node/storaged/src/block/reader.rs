@@ -57,6 +57,8 @@ fn read_once(lvm: &Lvm, name: &str, before: Option<&Seen>) -> Result<Seen> {
         let (labels, _) = labels(&known);
         if labels.len() == known.len()
             && let Some(before) = before
+            // What was lacking may have come since, without a commit.
+            && before.group.is_all_here()
             && places(&labels, None) == before.places
         {
             return Ok(before.clone());
@@ -140,6 +142,12 @@ fn labelled(path: &Path) -> std::result::Result<Option<Labelled>, String> {
     };
     let mut headers = Vec::new();
     for &area in &label.metadata {
+        // Another host has let the LUN grow, which this one does not see yet: the
+        // second area went with the end, and the first says the same.
+        let header_bytes = u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX);
+        if area.offset.saturating_add(header_bytes) > device.size() {
+            continue;
+        }
         let bytes = read_bytes(&device, area.offset, HEADER_BYTES)?;
         // One damaged area of two is LVM's to repair; the other one counts.
         if let Ok(header) = MdaHeader::decode(&bytes, area)
@@ -279,6 +287,7 @@ fn assemble(vg: &Vg, text: Arc<str>, area_bytes: u64, labels: &[Labelled]) -> Gr
                 name: name.clone(),
                 uuid: pv.uuid.clone(),
                 device: labelled.map(|labelled| labelled.path.clone()),
+                device_bytes: labelled.map_or(0, |labelled| labelled.device.size()),
                 start_bytes: pv.pe_start_sectors.saturating_mul(512),
                 extents: pv.pe_count,
                 allocatable: says("ALLOCATABLE") && !says("MISSING") && labelled.is_some(),

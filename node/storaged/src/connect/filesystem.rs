@@ -5,11 +5,12 @@
 //! whose server forgot it (`ESTALE`) is taken out of the tree and mounted again.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use control::storage::connection::Connection;
-use control::storage::{Failure, FailureKind};
+use control::storage::{Failure, FailureKind, remote};
 use linux::mount::{Flags, Mount};
 use rustix::io::Errno;
 
@@ -72,12 +73,20 @@ fn connect_asking(
             ));
         }
         match ask(&spec.point) {
-            Ok(()) => {
-                return Ok(Connected {
-                    path: Some(spec.point),
-                    warnings,
-                });
-            }
+            Ok(()) => match other_options(&there, &spec) {
+                // Nobody has anything of it open: it is mounted as was asked.
+                Some(reason) if linux::mount::unmount(&spec.point).is_ok() => {
+                    tracing::info!(point = %spec.point.display(), reason, "mounted anew");
+                }
+                other => {
+                    warnings.extend(other);
+                    return Ok(Connected {
+                        path: Some(spec.point),
+                        warnings,
+                        ..Connected::default()
+                    });
+                }
+            },
             Err(Errno::STALE) => {
                 linux::mount::detach(&spec.point).map_err(kernel_failure)?;
                 warnings.push("the server had forgotten the mount; mounted again".to_owned());
@@ -87,6 +96,7 @@ fn connect_asking(
                 return Ok(Connected {
                     path: Some(spec.point),
                     warnings,
+                    ..Connected::default()
                 });
             }
             Err(errno) => {
@@ -111,17 +121,46 @@ fn connect_asking(
     Ok(Connected {
         path: Some(spec.point),
         warnings,
+        ..Connected::default()
     })
 }
 
-/// Unmounts, or removes the link; nothing there is success.
+/// Why a mount that is there is not as it was asked for.
+fn other_options(there: &Mount, spec: &Spec) -> Option<String> {
+    if spec.fs_type != "nfs" {
+        return None;
+    }
+    let differ = nfs::differences(&spec.options, &there.options);
+    (!differ.is_empty()).then(|| {
+        format!(
+            "mounted with other options than asked for: {}; disconnect it and connect again",
+            differ.join(", ")
+        )
+    })
+}
+
+/// Unmounts, or removes the link; nothing there is success, and so is what one of
+/// `still_wanted` has at the same place.
 ///
 /// # Errors
 ///
 /// [`FailureKind::InUse`] while something of it is open.
-pub fn disconnect(context: &Context, places: &Places, connection: &Connection) -> Result<()> {
+pub fn disconnect(
+    context: &Context,
+    places: &Places,
+    connection: &Connection,
+    still_wanted: &[Connection],
+) -> Result<()> {
     context.go_on()?;
     let point = point_of(places, connection)?;
+    let shared = still_wanted.iter().find(|other| {
+        let there = mount_point::path(&places.mounts, other);
+        other.id() != connection.id() && there.as_ref() == Some(&point)
+    });
+    if let Some(other) = shared {
+        tracing::info!(point = %point.display(), "stays for {}", other.id());
+        return Ok(());
+    }
     if matches!(connection, Connection::Local { .. }) {
         return match fs::read_link(&point) {
             Ok(_) => fs::remove_file(&point)
@@ -172,7 +211,10 @@ fn check_asking(places: &Places, connection: &Connection, ask: Ask<'_>) -> Resul
     if let Connection::Local { path } = connection {
         return Ok(match fs::read_link(&point) {
             Ok(link) if link == Path::new(&mount_point::normalized(path)) && point.is_dir() => {
-                Health::Connected
+                match foreign(&point) {
+                    Some(reason) => Health::Degraded(reason),
+                    None => Health::Connected,
+                }
             }
             Ok(link) => Health::Broken(format!(
                 "link {} leads to {}, which is no directory",
@@ -182,11 +224,17 @@ fn check_asking(places: &Places, connection: &Connection, ask: Ask<'_>) -> Resul
             Err(_) => Health::Absent,
         });
     }
-    if mounted_at(&point)?.is_none() {
+    let Some(there) = mounted_at(&point)? else {
         return Ok(Health::Absent);
-    }
+    };
     Ok(match ask(&point) {
-        Ok(()) => Health::Connected,
+        Ok(()) => match spec(places, connection)
+            .ok()
+            .and_then(|spec| other_options(&there, &spec))
+        {
+            Some(reason) => Health::Degraded(reason),
+            None => Health::Connected,
+        },
         Err(Errno::STALE) => Health::Broken("the server has forgotten the mount (ESTALE)".into()),
         Err(Errno::ACCESS) => Health::Degraded(closed()),
         // The mount itself comes back with its server.
@@ -194,38 +242,14 @@ fn check_asking(places: &Places, connection: &Connection, ask: Ask<'_>) -> Resul
     })
 }
 
-/// Refuses a connection that no mount and no link can come of.
-pub(super) fn check_request(places: &Places, connection: &Connection) -> Result<()> {
-    match connection {
-        Connection::Local { path } => link_of(places, path).map(drop),
-        _ => spec(places, connection).map(drop),
-    }
-}
-
-/// A directory of this host, and the link that stands for it.
-fn link_of(places: &Places, path: &str) -> Result<(PathBuf, PathBuf)> {
-    let bad = |message: String| Failure::new(FailureKind::BadRequest, message);
-    let directory = PathBuf::from(mount_point::normalized(path));
-    if !directory.is_absolute() {
-        return Err(bad(format!(
-            "directory {path:?}: has to begin with a slash"
-        )));
-    }
-    let local = Connection::Local {
-        path: path.to_owned(),
-    };
-    let point = point_of(places, &local)?;
-    if directory.starts_with(&places.mounts) {
-        return Err(bad(format!(
-            "directory {path:?}: below the mount points themselves"
-        )));
-    }
-    Ok((directory, point))
-}
-
 /// Makes the link that stands for a directory of this host.
 fn link(places: &Places, path: &str) -> Result<Connected> {
-    let (directory, point) = link_of(places, path)?;
+    let connection = Connection::Local {
+        path: path.to_owned(),
+    };
+    check_request(places, &connection)?;
+    let directory = PathBuf::from(mount_point::normalized(path));
+    let point = point_of(places, &connection)?;
     let found = fs::metadata(&directory)
         .map_err(|error| io_failure(format_args!("directory {}", directory.display()), &error))?;
     if !found.is_dir() {
@@ -246,9 +270,38 @@ fn link(places: &Places, path: &str) -> Result<Connected> {
         Err(_) => std::os::unix::fs::symlink(&directory, &point)
             .map_err(|error| io_failure(format_args!("link {}", point.display()), &error))?,
     }
+    let warnings = foreign(&directory).into_iter().collect();
     Ok(Connected {
         path: Some(point),
-        warnings: Vec::new(),
+        warnings,
+        ..Connected::default()
+    })
+}
+
+/// Why guests cannot use images in a directory of this host, which only root may
+/// use. This process keeps root's rights, so nothing else would tell.
+fn foreign(directory: &Path) -> Option<String> {
+    const ALL: u32 = 0o7;
+    let found = fs::metadata(directory).ok()?;
+    let owner = identity::OWNER;
+    let shift = if found.uid() == owner.uid {
+        6
+    } else if found.gid() == owner.gid {
+        3
+    } else {
+        0
+    };
+    let may = (found.mode() >> shift) & ALL == ALL;
+    (!may).then(|| {
+        format!(
+            "user {} and group {} (vdsm, kvm) may not read and write in {}: \
+             `chown {}:{}` gives it to them",
+            owner.uid,
+            owner.gid,
+            directory.display(),
+            owner.uid,
+            owner.gid
+        )
     })
 }
 
@@ -267,65 +320,111 @@ fn point_of(places: &Places, connection: &Connection) -> Result<PathBuf> {
     Ok(point)
 }
 
-fn spec(places: &Places, connection: &Connection) -> Result<Spec> {
-    let point = point_of(places, connection)?;
+/// Refuses what cannot be mounted or linked, whatever is there; asks nobody.
+///
+/// # Errors
+///
+/// [`FailureKind::BadRequest`]: what is wrong.
+pub(super) fn check_request(places: &Places, connection: &Connection) -> Result<()> {
+    point_of(places, connection)?;
     let bad = |message: String| Failure::new(FailureKind::BadRequest, message);
     match connection {
-        Connection::Nfs {
-            export,
-            version,
-            timeo,
-            retrans,
-            options,
-            hard,
-        } => {
-            let (host, path) = mount_point::split_host(export);
-            if host.is_none_or(str::is_empty) || !path.starts_with('/') {
-                return Err(bad(format!(
-                    "NFS export {export:?}: server:/path is expected"
-                )));
-            }
-            let version = version.as_deref().unwrap_or("auto").parse()?;
-            Ok(Spec {
-                source: mount_point::normalized(export),
-                fs_type: "nfs".into(),
-                options: nfs::options(&nfs::Choices {
-                    version,
-                    timeo: *timeo,
-                    retrans: *retrans,
-                    hard: *hard,
-                    further: options,
-                })?,
-                helper: Some(client("mount.nfs", "NFS", "nfs-common")?),
-                point,
-            })
+        Connection::Nfs { export, .. } => {
+            remote::check_export(export)
+                .map_err(|why| bad(format!("NFS export {export:?}: {why}")))?;
+            nfs_options(connection).map(drop)
         }
         Connection::Gluster { volume, options } => {
+            remote::check(volume)
+                .map_err(|why| bad(format!("Gluster volume {volume:?}: {why}")))?;
             let (host, path) = mount_point::split_host(volume);
             if host.is_none_or(str::is_empty) || path.trim_matches('/').is_empty() {
                 return Err(bad(format!(
                     "Gluster volume {volume:?}: server:volume is expected"
                 )));
             }
-            Ok(Spec {
-                source: mount_point::normalized(volume),
-                fs_type: "fuse.glusterfs".into(),
-                options: nfs::further(options)?.join(","),
-                helper: Some(client("mount.glusterfs", "Gluster", "glusterfs-client")?),
-                point,
-            })
+            nfs::further(options).map(drop)
         }
         Connection::Posix {
             spec,
             vfs_type,
             options,
         } => {
+            remote::check(spec).map_err(|why| bad(format!("file system {spec:?}: {why}")))?;
             let word = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
             if vfs_type.is_empty() || !vfs_type.chars().all(word) {
                 return Err(bad(format!(
                     "file system type {vfs_type:?}: a word is expected"
                 )));
             }
+            nfs::further(options).map(drop)
+        }
+        Connection::Local { path } => {
+            remote::check(path).map_err(|why| bad(format!("directory {path:?}: {why}")))?;
+            let directory = PathBuf::from(mount_point::normalized(path));
+            if !directory.is_absolute() {
+                return Err(bad(format!(
+                    "directory {path:?}: has to begin with a slash"
+                )));
+            }
+            if directory.starts_with(&places.mounts) {
+                return Err(bad(format!(
+                    "directory {path:?}: below the mount points themselves"
+                )));
+            }
+            Ok(())
+        }
+        Connection::Iscsi { .. } | Connection::Fc {} => {
+            Err(bad(format!("{}: nothing to mount", connection.id())))
+        }
+    }
+}
+
+fn nfs_options(connection: &Connection) -> Result<String> {
+    let Connection::Nfs {
+        version,
+        timeo,
+        retrans,
+        options,
+        hard,
+        ..
+    } = connection
+    else {
+        return Ok(String::new());
+    };
+    nfs::options(&nfs::Choices {
+        version: version.as_deref().unwrap_or("auto").parse()?,
+        timeo: *timeo,
+        retrans: *retrans,
+        hard: *hard,
+        further: options,
+    })
+}
+
+fn spec(places: &Places, connection: &Connection) -> Result<Spec> {
+    check_request(places, connection)?;
+    let point = point_of(places, connection)?;
+    let bad = |message: String| Failure::new(FailureKind::BadRequest, message);
+    match connection {
+        Connection::Nfs { export, .. } => Ok(Spec {
+            source: mount_point::normalized(export),
+            fs_type: "nfs".into(),
+            options: nfs_options(connection)?,
+            helper: Some(client("mount.nfs", "NFS", "nfs-common")?),
+            point,
+        }),
+        Connection::Gluster { volume, options } => Ok(Spec {
+            source: mount_point::normalized(volume),
+            fs_type: "fuse.glusterfs".into(),
+            options: nfs::further(options)?.join(","),
+            helper: Some(client("mount.glusterfs", "Gluster", "glusterfs-client")?),
+            point,
+        }),
+        Connection::Posix {
+            spec,
+            vfs_type,
+            options,
+        } => {
             let source = match spec.split_once('=') {
                 Some(("UUID", uuid)) => places.dev.join("disk/by-uuid").join(uuid),
                 Some(("LABEL", label)) => places.dev.join("disk/by-label").join(label),
@@ -382,7 +481,15 @@ fn mount(context: &Context, spec: &Spec) -> Result<()> {
     if !spec.options.is_empty() {
         run = run.args(["-o", &spec.options]);
     }
-    let output = run.within(MOUNT_DEADLINE).run(context)?;
+    let output = run.within(MOUNT_DEADLINE).run(context).map_err(|failure| {
+        let silent = failure.kind == FailureKind::Timeout;
+        let what = if silent {
+            "the server does not answer"
+        } else {
+            "not run"
+        };
+        failure.while_doing(format_args!("mount {}: {what}", spec.source))
+    })?;
     if output.code == Some(0) {
         return Ok(());
     }
@@ -504,161 +611,5 @@ fn kernel_failure(error: linux::error::Error) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_of_mount_programs_have_their_kinds() {
-        for (words, kind) in [
-            (
-                "mount.nfs: access denied by server while mounting 10.0.0.1:/x",
-                FailureKind::Denied,
-            ),
-            (
-                "mount.nfs: Connection timed out for 10.0.0.1:/x on /mnt",
-                FailureKind::Timeout,
-            ),
-            (
-                "mount.nfs: mounting 10.0.0.1:/y failed, reason given by server: No such file or directory",
-                FailureKind::NotFound,
-            ),
-            (
-                "mount.nfs: requested NFS version or transport protocol is not supported",
-                FailureKind::Unsupported,
-            ),
-            (
-                "mount.nfs: an incorrect mount option was specified for /mnt",
-                FailureKind::BadRequest,
-            ),
-            (
-                "mount.nfs: Failed to resolve server nowhere: Name or service not known",
-                FailureKind::NotFound,
-            ),
-            (
-                "mount.nfs: Connection refused for 10.0.0.1:/x on /mnt",
-                FailureKind::Io,
-            ),
-        ] {
-            assert_eq!(kind_of(words), kind, "{words}");
-        }
-    }
-
-    #[test]
-    fn flags_go_to_the_kernel_and_the_rest_to_the_file_system() {
-        let (flags, data) = kernel_options("rw,noatime,size=1m,nodev,mode=0755,_netdev");
-        assert_eq!(flags, Flags::NOATIME | Flags::NODEV);
-        assert_eq!(data, "size=1m,mode=0755");
-    }
-
-    #[test]
-    fn what_is_mounted_is_recognised_in_the_spellings_of_the_kernel() {
-        let mount = |source: &str, fs_type: &str| Mount {
-            target: "/m".into(),
-            source: source.into(),
-            fs_type: fs_type.into(),
-            read_only: false,
-            device: "0:40".into(),
-        };
-        let spec = |source: &str, fs_type: &str| Spec {
-            source: source.into(),
-            fs_type: fs_type.into(),
-            options: String::new(),
-            helper: None,
-            point: "/m".into(),
-        };
-        let nfs = spec("server:/x", "nfs");
-        assert!(same_source(&mount("server:/x", "nfs4"), &nfs));
-        assert!(same_source(&mount("server:/x/", "nfs"), &nfs));
-        assert!(!same_source(&mount("server:/y", "nfs4"), &nfs));
-        assert!(!same_source(&mount("server:/x", "fuse.sshfs"), &nfs));
-        let gluster = spec("server:volume", "fuse.glusterfs");
-        assert!(same_source(
-            &mount("server:/volume", "fuse.glusterfs"),
-            &gluster
-        ));
-    }
-
-    #[test]
-    fn requests_that_name_nothing_to_mount_are_refused() {
-        let places = Places::under(Path::new("/nowhere"));
-        let nfs = |export: &str| Connection::Nfs {
-            export: export.into(),
-            version: None,
-            timeo: None,
-            retrans: None,
-            options: Vec::new(),
-            hard: false,
-        };
-        for export in ["", "server", "server:relative", ":/x", "/x"] {
-            let failure = spec(&places, &nfs(export)).unwrap_err();
-            assert_eq!(failure.kind, FailureKind::BadRequest, "{export}");
-        }
-        let long = format!("server:/{}", "x".repeat(300));
-        assert!(
-            spec(&places, &nfs(&long))
-                .unwrap_err()
-                .message
-                .contains("308 bytes")
-        );
-        let gluster = Connection::Gluster {
-            volume: "g:v".into(),
-            options: Vec::new(),
-        };
-        let failure = spec(&places, &gluster).unwrap_err();
-        assert_eq!(
-            failure.message,
-            "Gluster: its client program mount.glusterfs is not installed on this host; build the \
-             image with the Debian package glusterfs-client"
-        );
-    }
-
-    #[test]
-    fn a_mount_that_its_server_has_forgotten_is_made_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let places = Places::under(folder.path());
-        let context = Context::quiet();
-        let connection = Connection::Posix {
-            spec: "memory".into(),
-            vfs_type: "tmpfs".into(),
-            options: vec!["size=1m".into()],
-        };
-        let made = connect(&context, &places, &connection).unwrap();
-        assert!(made.warnings.is_empty(), "{made:?}");
-        let point = made.path.unwrap();
-        fs::write(point.join("old"), "").unwrap();
-        // A working directory of somebody else does not keep the old one in place.
-        let open = fs::File::open(&point).unwrap();
-
-        let forgotten = |_: &Path| Err(Errno::STALE);
-        let health = check_asking(&places, &connection, &forgotten).unwrap();
-        assert!(matches!(health, Health::Broken(_)), "{health:?}");
-        let asked = std::cell::Cell::new(0);
-        let once = |path: &Path| {
-            asked.set(asked.get() + 1);
-            if asked.get() == 1 {
-                return Err(Errno::STALE);
-            }
-            answers(path)
-        };
-        let again = connect_asking(&context, &places, &connection, &once).unwrap();
-        assert_eq!(again.path.as_ref(), Some(&point));
-        assert_eq!(again.warnings.len(), 1, "{again:?}");
-        assert!(!point.join("old").exists(), "it is a new mount");
-        let mounts = linux::mount::list().unwrap();
-        let real = fs::canonicalize(&point).unwrap();
-        assert_eq!(
-            mounts.iter().filter(|mount| mount.target == real).count(),
-            1
-        );
-        drop(open);
-
-        // Closed to those who work there: adopted as it is, and told.
-        let closed = |_: &Path| Err(Errno::ACCESS);
-        let adopted = connect_asking(&context, &places, &connection, &closed).unwrap();
-        assert!(adopted.warnings[0].contains("user 36 and group 36"));
-        let health = check_asking(&places, &connection, &closed).unwrap();
-        assert!(matches!(health, Health::Degraded(_)), "{health:?}");
-        disconnect(&context, &places, &connection).unwrap();
-        assert!(!point.exists());
-    }
-}
+#[path = "filesystem_tests.rs"]
+mod tests;

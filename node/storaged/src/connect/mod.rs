@@ -29,9 +29,11 @@ pub mod nfs;
 pub mod plan;
 pub mod rescan;
 mod signature;
+mod transport;
 
 pub use luns::luns;
 pub use rescan::rescan;
+pub use transport::is_iscsi;
 
 /// Where connections meet the host. [`Places::default`] is a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,8 @@ pub struct Connected {
     pub path: Option<PathBuf>,
     /// What did not work although the connection does: a portal of several.
     pub warnings: Vec<String>,
+    /// iSCSI sessions it has or wants: `target portal`.
+    pub sessions: Vec<String>,
 }
 
 /// How a connection is.
@@ -134,21 +138,16 @@ pub fn prepare(
     iscsi::write_initiator_name(places, initiator_name, host_name)
 }
 
-/// Refuses a connection that can never be made, whatever this host has.
+/// Refuses a connection that can never be made, whatever this host has. Asks nobody.
 ///
 /// # Errors
 ///
 /// [`FailureKind::BadRequest`]: what is wrong with it.
 pub fn check_request(places: &Places, connection: &Connection) -> Result<()> {
-    let checked = match connection {
-        Connection::Iscsi { .. } => iscsi::check_request(connection),
+    match connection {
+        Connection::Iscsi { .. } => iscsi::Wanted::of(connection).map(drop),
         Connection::Fc {} => Ok(()),
         _ => filesystem::check_request(places, connection),
-    };
-    match checked {
-        Err(failure) if failure.kind == FailureKind::BadRequest => Err(failure),
-        // A program that is not here yet may come.
-        _ => Ok(()),
     }
 }
 
@@ -189,7 +188,7 @@ pub fn disconnect(
         Connection::Iscsi { .. } => iscsi::disconnect(context, places, connection, still_wanted),
         // Nothing was logged in to.
         Connection::Fc {} => Ok(()),
-        _ => filesystem::disconnect(context, places, connection),
+        _ => filesystem::disconnect(context, places, connection, still_wanted),
     }
 }
 

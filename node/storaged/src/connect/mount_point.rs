@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use control::storage::connection::Connection;
+pub use control::storage::remote::{normalized, split_host};
 
 /// Longest name of a directory entry, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
@@ -35,63 +36,6 @@ pub fn remote(name: &str) -> String {
     remote
 }
 
-/// A remote path in its one spelling: no doubled, no closing slash, no `.` and
-/// `..`. `host:` before it stays, and so do the brackets of an IPv6 address.
-#[must_use]
-pub fn normalized(remote: &str) -> String {
-    let (host, path) = split_host(remote);
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if path.starts_with('/') || parts.last().is_some_and(|last| *last != "..") => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    let root = if path.starts_with('/') { "/" } else { "" };
-    match host {
-        Some(host) => format!("{host}:{root}{}", parts.join("/")),
-        None => format!("{root}{}", parts.join("/")),
-    }
-}
-
-/// A connection with its path in the one spelling: else one directory could be
-/// two connections, and who drops one takes the other's mount point away.
-#[must_use]
-pub fn normalized_connection(mut connection: Connection) -> Connection {
-    match &mut connection {
-        Connection::Nfs { export: remote, .. }
-        | Connection::Posix { spec: remote, .. }
-        | Connection::Local { path: remote }
-        | Connection::Gluster { volume: remote, .. } => *remote = normalized(remote),
-        Connection::Iscsi { .. } | Connection::Fc {} => {}
-    }
-    connection
-}
-
-/// Splits `host:path`, `[address]:path`; no host in what starts with a slash.
-#[must_use]
-pub fn split_host(remote: &str) -> (Option<&str>, &str) {
-    if remote.starts_with('/') {
-        return (None, remote);
-    }
-    if remote.starts_with('[') {
-        if let Some(end) = remote.find("]:") {
-            return (
-                remote.get(..=end),
-                remote.get(end + 2..).unwrap_or_default(),
-            );
-        }
-        return (None, remote);
-    }
-    match remote.split_once(':') {
-        Some((host, path)) => (Some(host), path),
-        None => (None, remote),
-    }
-}
-
 /// Where a connection to a file system appears; `None` for those to LUNs.
 #[must_use]
 pub fn path(mounts: &Path, connection: &Connection) -> Option<PathBuf> {
@@ -109,28 +53,6 @@ pub fn path(mounts: &Path, connection: &Connection) -> Option<PathBuf> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn remote_paths_have_one_spelling() {
-        for (given, expected) in [
-            ("server:/export/data/", "server:/export/data"),
-            ("server:/export//data", "server:/export/data"),
-            ("server:/a/./b/../c", "server:/a/c"),
-            ("server:/", "server:/"),
-            ("server:/..", "server:/"),
-            ("[2001:db8::1]:/data/", "[2001:db8::1]:/data"),
-            ("server:volume", "server:volume"),
-            ("/dev/vdb", "/dev/vdb"),
-            ("/data/", "/data"),
-            ("//cifs/share", "/cifs/share"),
-            ("LABEL=data", "LABEL=data"),
-        ] {
-            assert_eq!(normalized(given), expected, "{given}");
-        }
-        let local = |path: &str| Connection::Local { path: path.into() };
-        let one = normalized_connection(local("/a/../data/"));
-        assert_eq!(one.id(), local("/data").id());
-    }
 
     #[test]
     fn names_are_those_of_vdsm() {

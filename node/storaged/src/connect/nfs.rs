@@ -122,6 +122,47 @@ pub fn options(choices: &Choices<'_>) -> Result<String> {
     Ok(options.join(","))
 }
 
+/// What of the options asked for a mount does not have: somebody mounted it before,
+/// with others. `has` is what the kernel tells of it.
+#[must_use]
+pub fn differences(wanted: &str, has: &str) -> Vec<String> {
+    let of = |options: &str, key: &str| -> Option<String> {
+        options.split(',').find_map(|option| {
+            let (name, value) = option.split_once('=')?;
+            (name == key).then(|| value.to_owned())
+        })
+    };
+    let mut differ = Vec::new();
+    for word in ["soft", "hard"] {
+        let is = |options: &str| options.split(',').any(|option| option == word);
+        if is(wanted) && !is(has) {
+            differ.push(word.to_owned());
+        }
+    }
+    for key in ["timeo", "retrans"] {
+        let (asked, told) = (of(wanted, key), of(has, key));
+        if let (Some(asked), Some(told)) = (asked, told)
+            && asked != told
+        {
+            differ.push(format!("{key}={asked} (it has {told})"));
+        }
+    }
+    let version = of(wanted, "nfsvers").map(|major| match of(wanted, "minorversion") {
+        Some(minor) => format!("{major}.{minor}"),
+        None => major,
+    });
+    if let (Some(asked), Some(told)) = (version, of(has, "vers")) {
+        let fits = told == asked
+            || told
+                .strip_prefix(&asked)
+                .is_some_and(|minor| minor.starts_with('.'));
+        if !fits {
+            differ.push(format!("version {asked} (it has {told})"));
+        }
+    }
+    differ
+}
+
 /// Options one by one, checked: printable, no blanks.
 pub(super) fn further(given: &[String]) -> Result<Vec<String>> {
     let mut options = Vec::new();
@@ -213,6 +254,34 @@ mod tests {
             options(&slow).unwrap(),
             "soft,nosharecache,timeo=600,retrans=6,nolock"
         );
+    }
+
+    #[test]
+    fn a_mount_with_other_options_is_told_from_one_that_agreed_on_them() {
+        const HAS: &str = "rw,vers=4.2,rsize=1048576,namlen=255,soft,nosharecache,proto=tcp,\
+                           timeo=100,retrans=3,sec=sys,clientaddr=10.0.0.2,addr=10.0.0.1";
+        for (version, hard, differ) in [
+            ("auto", false, &[][..]),
+            ("4", false, &[]),
+            ("4.2", false, &[]),
+            ("4.1", false, &["version 4.1 (it has 4.2)"]),
+            ("3", true, &["hard", "version 3 (it has 4.2)"]),
+        ] {
+            let wanted = made(version, hard, &[]).unwrap();
+            assert_eq!(differences(&wanted, HAS), differ, "{version} {hard}");
+        }
+        let slow = options(&Choices {
+            timeo: Some(600),
+            retrans: Some(6),
+            ..Choices::default()
+        });
+        assert_eq!(
+            differences(&slow.unwrap(), HAS),
+            ["timeo=600 (it has 100)", "retrans=6 (it has 3)"]
+        );
+        assert!(differences("soft,timeo=100", "rw").contains(&"soft".to_owned()));
+        let old = HAS.replace("vers=4.2", "vers=3");
+        assert!(differences(&made("3", false, &[]).unwrap(), &old).is_empty());
     }
 
     #[test]

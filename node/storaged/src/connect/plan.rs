@@ -114,6 +114,8 @@ enum Doing {
 #[derive(Debug, Clone)]
 struct Entry {
     connection: Connection,
+    /// What it was, until another choice of options has worked.
+    proven: Option<Connection>,
     users: BTreeSet<String>,
     state: State,
     doing: Option<Doing>,
@@ -123,6 +125,8 @@ struct Entry {
     due_ms: u64,
     reason: Option<String>,
     path: Option<PathBuf>,
+    /// iSCSI: `target portal` of each session it has or wants.
+    sessions: Vec<String>,
 }
 
 /// What is persisted, secrets included: a file for root only.
@@ -173,7 +177,8 @@ impl Keeper {
     #[must_use]
     pub fn document(&self) -> Document {
         let held = |entry: &Entry| Held {
-            connection: entry.connection.clone(),
+            // Options that do not work must not outlive this daemon.
+            connection: entry.proven.as_ref().unwrap_or(&entry.connection).clone(),
             users: entry.users.clone(),
         };
         Document {
@@ -203,7 +208,11 @@ impl Keeper {
                         ),
                     ));
                 }
-                entry.connection = connection;
+                let works = matches!(entry.state, State::Connected | State::Degraded);
+                let before = std::mem::replace(&mut entry.connection, connection);
+                if works {
+                    entry.proven = Some(before);
+                }
                 // An idempotent connect brings the difference.
                 entry.state = State::Broken;
                 entry.due_ms = 0;
@@ -296,7 +305,9 @@ impl Keeper {
         let doing = entry.doing.take();
         match outcome {
             Outcome::Connected(connected) => {
+                entry.proven = None;
                 entry.path = connected.path;
+                entry.sessions = connected.sessions;
                 if connected.warnings.is_empty() {
                     entry.settle(State::Connected, now_ms);
                 } else {
@@ -322,7 +333,16 @@ impl Keeper {
                 entry.state = State::Absent;
                 entry.reason = None;
                 entry.path = None;
+                entry.sessions.clear();
                 entry.failures = 0;
+                entry.due_ms = now_ms;
+            }
+            Outcome::Failed(_) if doing == Some(Doing::Connect) && entry.proven.is_some() => {
+                // As it was, which is made sure of at once.
+                if let Some(proven) = entry.proven.take() {
+                    entry.connection = proven;
+                }
+                entry.state = State::Broken;
                 entry.due_ms = now_ms;
             }
             Outcome::Failed(failure) => {
@@ -374,6 +394,13 @@ impl Keeper {
             .map(|(id, entry)| (id.as_str(), &entry.connection))
     }
 
+    /// Every connection, with the iSCSI sessions it has or wants.
+    pub fn carriers(&self) -> impl Iterator<Item = (&str, &Connection, &[String])> {
+        self.entries
+            .iter()
+            .map(|(id, entry)| (id.as_str(), &entry.connection, entry.sessions.as_slice()))
+    }
+
     /// A connection that is kept.
     #[must_use]
     pub fn connection(&self, id: &str) -> Option<&Connection> {
@@ -420,6 +447,7 @@ impl Entry {
     fn new(connection: Connection, users: BTreeSet<String>, state: State) -> Self {
         Self {
             connection,
+            proven: None,
             users,
             state,
             doing: None,
@@ -427,6 +455,7 @@ impl Entry {
             due_ms: 0,
             reason: None,
             path: None,
+            sessions: Vec::new(),
         }
     }
 
@@ -442,6 +471,7 @@ impl Entry {
                 .map(|path| path.to_string_lossy().into_owned()),
             users: self.users.iter().cloned().collect(),
             reason: self.reason.clone(),
+            sessions: self.sessions.clone(),
             luns: Vec::new(),
         }
     }

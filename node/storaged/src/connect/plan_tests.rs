@@ -142,6 +142,7 @@ fn half_a_connection_is_used_and_completed_later() {
     let half = Connected {
         path: Some("/mnt/a".into()),
         warnings: vec!["second portal: no answer".into()],
+        ..Connected::default()
     };
     keeper.done(0, "local:/a", Outcome::Connected(half));
     assert!(keeper.is_connected("local:/a"));
@@ -389,4 +390,26 @@ proptest! {
         }
         prop_assert_eq!(world.keeper.document().connections.len(), wanted.len());
     }
+}
+
+#[test]
+fn options_that_do_not_work_do_not_replace_those_that_do() {
+    let mut keeper = Keeper::default();
+    let id = keeper.hold(nfs(false), "u").unwrap();
+    keeper.actions(0);
+    keeper.done(0, &id, connected());
+    keeper.hold(nfs(true), "u").unwrap();
+    // A daemon that ends now goes on with what worked.
+    assert_eq!(keeper.document().connections[0].connection, nfs(false));
+    assert_eq!(words(&keeper.actions(1)), [format!("connect {id}")]);
+    keeper.done(2, &id, failed("no such option"));
+    assert_eq!(keeper.connection(&id), Some(&nfs(false)));
+    assert_eq!(words(&keeper.actions(2)), [format!("connect {id}")]);
+    keeper.done(3, &id, connected());
+    assert!(keeper.is_connected(&id));
+
+    keeper.hold(nfs(true), "u").unwrap();
+    keeper.actions(4);
+    keeper.done(5, &id, connected());
+    assert_eq!(keeper.document().connections[0].connection, nfs(true));
 }

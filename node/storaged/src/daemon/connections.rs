@@ -15,7 +15,7 @@ use super::Daemon;
 use super::socket::done;
 use super::workers::Key;
 use crate::connect::plan::{Action, Keeper, Outcome};
-use crate::connect::{self, Connected, Health, mount_point};
+use crate::connect::{self, Connected, Health};
 use crate::job::Result;
 use crate::worker::dispatch;
 use crate::worker::work::{Carrier, Work};
@@ -119,17 +119,15 @@ impl Connections {
 impl Daemon {
     /// Adds a user of a connection, which is made if need be.
     pub(crate) fn keep(&self, connection: &Connection, user: &str) -> Result<String> {
-        let id = self.connections.kept_mut().hold(connection.clone(), user)?;
+        let connection = connection.clone().normalized();
+        let id = self.connections.kept_mut().hold(connection, user)?;
         self.connections.act();
         Ok(id)
     }
 
     /// A domain begins or ends to be used by this host: what it lies on stays for
     /// as long, whoever else lets go of it.
-    pub(crate) fn keep_for_domain(&self, connection: Option<&str>, domain: &str, used: bool) {
-        let Some(id) = connection else {
-            return;
-        };
+    pub(crate) fn keep_for_domain(&self, id: &str, domain: &str, used: bool) {
         let user = format!("domain {domain}");
         {
             let mut keeper = self.connections.kept_mut();
@@ -219,7 +217,7 @@ impl Daemon {
 
     /// Makes a connection now, and keeps it if that works.
     pub(crate) async fn connect(self: &Rc<Self>, connection: &Connection) -> Result<Answer> {
-        let connection = &mount_point::normalized_connection(connection.clone());
+        let connection = &connection.clone().normalized();
         // What is kept may be in use: it gives way to what can be made only.
         let places = dispatch::places(self.options.root.as_deref());
         connect::check_request(&places, connection)?;
@@ -280,7 +278,11 @@ impl Daemon {
             domains
                 .values()
                 .filter(|known| known.place.carrier == Carrier::Block && !known.is_used())
-                .filter(|known| known.report.connection.as_deref() == Some(id))
+                .filter(|known| {
+                    let report = &known.report;
+                    report.connection.as_deref() == Some(id)
+                        || report.connections.iter().any(|other| other == id)
+                })
                 .map(|known| known.report.id.clone())
                 .collect()
         };
@@ -353,6 +355,7 @@ fn outcome(answer: Result<Answer>, looking: bool, dropping: bool) -> Outcome {
     Outcome::Connected(Connected {
         path: report.path.map(Into::into),
         warnings: reason.into_iter().collect(),
+        sessions: report.sessions,
     })
 }
 

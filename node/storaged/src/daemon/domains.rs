@@ -2,7 +2,7 @@
 //! look every 10 s, the host id joined, the state told.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use control::storage::report::DomainReport;
 use control::storage::{Answer, Failure, FailureKind};
 
 use super::Daemon;
+use super::lacking::Lacking;
 use super::requests::checks::check_name;
 use super::workers::Key;
 use crate::job::Result;
@@ -47,6 +48,10 @@ pub(crate) struct Known {
     failed: Option<FailureKind>,
     /// Watched as one of the pool; false ends it.
     pub(crate) watched: Rc<Cell<bool>>,
+    /// Connections kept for it while it is watched.
+    pub(crate) held: BTreeSet<String>,
+    /// When its LUNs may be looked for again.
+    pub(crate) lacking: Lacking,
 }
 
 impl Known {
@@ -173,8 +178,9 @@ impl Daemon {
                     mount: mount.clone(),
                 },
             };
-            if report.connection.is_none() {
-                report.connection = connection.map(str::to_owned);
+            match mount {
+                None => self.place_on_connections(&mut report, connection),
+                Some(_) => report.connection = connection.map(str::to_owned),
             }
             let place = Place {
                 domain: report.id.clone(),
@@ -195,6 +201,8 @@ impl Daemon {
                             checked: None,
                             failed: None,
                             watched: Rc::default(),
+                            held: BTreeSet::new(),
+                            lacking: Lacking::default(),
                         },
                     );
                 }
@@ -221,10 +229,17 @@ impl Daemon {
         .to_owned();
     }
 
+    /// A connection is gone, and with it what was on no other.
     pub(crate) fn forget_domains_of(&self, connection: &str) {
-        self.domains
-            .borrow_mut()
-            .retain(|_, known| known.report.connection.as_deref() != Some(connection));
+        self.domains.borrow_mut().retain(|_, known| {
+            let report = &mut known.report;
+            report.connections.retain(|other| other != connection);
+            if report.connection.as_deref() == Some(connection) {
+                report.connection = report.connections.first().cloned();
+                return report.connection.is_some();
+            }
+            true
+        });
     }
 
     /// The domain that a person or program means.
@@ -264,7 +279,7 @@ impl Daemon {
 
     /// Begins to watch a domain of the pool.
     pub(crate) fn watch(self: &Rc<Self>, id: &str) {
-        let (watched, connection) = {
+        let watched = {
             let domains = self.domains.borrow();
             let Some(known) = domains.get(id) else {
                 return;
@@ -272,9 +287,9 @@ impl Daemon {
             if known.watched.replace(true) {
                 return;
             }
-            (Rc::clone(&known.watched), known.report.connection.clone())
+            Rc::clone(&known.watched)
         };
-        self.keep_for_domain(connection.as_deref(), id, true);
+        self.hold_connections(id);
         let daemon = Rc::clone(self);
         let id = id.to_owned();
         self.executor
@@ -284,7 +299,7 @@ impl Daemon {
 
     /// Ends it and leaves the domain's lockspace.
     pub(crate) async fn unwatch(self: &Rc<Self>, id: &str) -> Result<()> {
-        let (place, connection) = {
+        let (place, held) = {
             let mut domains = self.domains.borrow_mut();
             let Some(known) = domains.get_mut(id) else {
                 return Ok(());
@@ -297,7 +312,8 @@ impl Daemon {
             known.checked = None;
             known.failed = None;
             known.report.host_id = String::new();
-            (known.place.clone(), known.report.connection.clone())
+            known.lacking = Lacking::default();
+            (known.place.clone(), std::mem::take(&mut known.held))
         };
         let work = Work::LeaveHostId { place };
         let key = Key::Monitor(id.to_owned());
@@ -305,7 +321,9 @@ impl Daemon {
         self.workers.stop(&Key::Domain(id.to_owned()), false);
         self.workers.stop(&Key::Refresh(id.to_owned()), false);
         let left = self.workers.work(&key, work, LEAVE_DEADLINE).await;
-        self.keep_for_domain(connection.as_deref(), id, false);
+        for connection in &held {
+            self.keep_for_domain(connection, id, false);
+        }
         left.map(drop)
     }
 
@@ -332,7 +350,14 @@ impl Daemon {
             } else {
                 CHECK_DEADLINE
             };
-            let outcome = self.workers.work(&key, work, deadline).await;
+            let mut outcome = self.workers.work(&key, work, deadline).await;
+            if watched.get() && self.look_for_luns(id, &outcome).await {
+                let work = Work::Check {
+                    place: place.clone(),
+                    thorough: true,
+                };
+                outcome = self.workers.work(&key, work, THOROUGH_DEADLINE).await;
+            }
             if !watched.get() {
                 return;
             }
@@ -424,6 +449,9 @@ fn merge(known: &mut DomainReport, mut seen: DomainReport) {
     keep(&mut seen.path, &known.path);
     keep(&mut seen.host_id, &known.host_id);
     seen.connection = seen.connection.take().or_else(|| known.connection.clone());
+    if seen.connections.is_empty() {
+        seen.connections.clone_from(&known.connections);
+    }
     if seen.luns.is_empty() {
         seen.luns.clone_from(&known.luns);
     }

@@ -11,6 +11,7 @@
 mod breaker;
 mod connections;
 mod domains;
+mod lacking;
 mod moving;
 mod notify;
 mod options;
@@ -44,7 +45,6 @@ use self::pool::{Pool, Role, Wanted};
 use self::tasks::Tasks;
 use self::watches::{Kept, Watched};
 use self::workers::{Event, Workers};
-use crate::connect::mount_point;
 use crate::worker::work::Settings;
 
 /// An orderly end may take this long; the supervisor waits a little longer.
@@ -217,7 +217,6 @@ async fn main(
     });
     let connections = daemon.config.borrow().connections.clone();
     for connection in connections {
-        let connection = mount_point::normalized_connection(connection);
         if let Err(failure) = daemon.keep(&connection, BY_CONFIGURATION) {
             tracing::warn!("{}: {failure}", connection.id());
         }

@@ -66,18 +66,22 @@ impl Paths {
     /// Adds a connection's LUNs to its report.
     pub(crate) fn tell_connection(&self, report: &mut ConnectionReport, connection: &Connection) {
         let luns = self.luns.borrow();
-        let own = luns.iter().filter(|lun| is_over(lun, connection));
+        let own = luns
+            .iter()
+            .filter(|lun| is_over(lun, connection, &report.sessions));
         report.luns = own.cloned().collect();
+    }
+
+    /// The paths of the LUNs of these names, as far as they are known.
+    pub(crate) fn of(&self, names: &[String]) -> Vec<LunPaths> {
+        let luns = self.luns.borrow();
+        let named = |name: &String| luns.iter().find(|lun| lun.is(name)).cloned();
+        names.iter().filter_map(named).collect()
     }
 
     /// Adds the paths of a domain's LUNs to its report, and whether they are too few.
     pub(crate) fn tell_domain(&self, report: &mut DomainReport) {
-        let luns = self.luns.borrow();
-        report.lun_paths = report
-            .luns
-            .iter()
-            .filter_map(|name| luns.iter().find(|lun| lun.is(name)).cloned())
-            .collect();
+        report.lun_paths = self.of(&report.luns);
         let dead: Vec<String> = report
             .lun_paths
             .iter()
@@ -114,6 +118,7 @@ impl Daemon {
                     self.ask_sizes().await;
                 }
                 self.count_paths().await;
+                self.carry_domains();
             } else {
                 self.paths.take(Vec::new());
             }
@@ -217,10 +222,28 @@ fn meaning(event: &Uevent) -> Meaning {
     }
 }
 
-/// Whether a LUN comes over a connection.
-fn is_over(lun: &LunPaths, connection: &Connection) -> bool {
+/// Ids of the connections that LUNs come over.
+pub(crate) fn carriers<'a>(
+    luns: &[LunPaths],
+    connections: impl Iterator<Item = (&'a str, &'a Connection, &'a [String])>,
+) -> Vec<String> {
+    connections
+        .filter(|(_, connection, sessions)| {
+            luns.iter().any(|lun| is_over(lun, connection, sessions))
+        })
+        .map(|(id, _, _)| id.to_owned())
+        .collect()
+}
+
+/// Whether a LUN comes over a connection: over one of the sessions it made, or, before
+/// it was made, one that it would make.
+fn is_over(lun: &LunPaths, connection: &Connection, sessions: &[String]) -> bool {
     match connection {
         Connection::Fc {} => lun.sessions.is_empty(),
+        Connection::Iscsi { .. } if !sessions.is_empty() => lun
+            .sessions
+            .iter()
+            .any(|session| sessions.contains(session)),
         Connection::Iscsi {
             target: Some(target),
             ..
@@ -348,13 +371,41 @@ mod tests {
             (r#"{"type":"fc"}"#, false),
             (r#"{"type":"nfs","export":"s:/x"}"#, false),
         ] {
-            assert_eq!(is_over(&one, &iscsi(text)), is, "{text}");
+            assert_eq!(is_over(&one, &iscsi(text), &[]), is, "{text}");
         }
         let local = LunPaths {
             sessions: Vec::new(),
-            ..one
+            ..one.clone()
         };
-        assert!(is_over(&local, &Connection::Fc {}));
+        assert!(is_over(&local, &Connection::Fc {}, &[]));
+        // The sessions made decide, not the portal that was asked for them.
+        let asked = iscsi(r#"{"type":"iscsi","portals":["10.0.0.9"]}"#);
+        assert!(!is_over(&one, &asked, &[]));
+        assert!(is_over(&one, &asked, &one.sessions));
+        assert!(!is_over(
+            &one,
+            &asked,
+            &["iqn.a:one 10.0.0.9:3260".to_owned()]
+        ));
+
+        // A domain is on every connection that one of its LUNs comes over.
+        let all = [
+            iscsi(r#"{"type":"iscsi","portals":["x"],"target":"iqn.a:two"}"#),
+            iscsi(r#"{"type":"iscsi","portals":["x"],"target":"iqn.a:one"}"#),
+            iscsi(r#"{"type":"nfs","export":"s:/x"}"#),
+            Connection::Fc {},
+        ];
+        let on = |luns: &[LunPaths]| {
+            let ids: Vec<String> = all.iter().map(Connection::id).collect();
+            let named = ids.iter().map(String::as_str).zip(&all);
+            carriers(
+                luns,
+                named.map(|(id, connection)| (id, connection, &[][..])),
+            )
+        };
+        assert_eq!(on(std::slice::from_ref(&one)), ["iscsi:iqn.a:one"]);
+        assert_eq!(on(&[one, local]), ["iscsi:iqn.a:one", "fc"]);
+        assert!(on(&[]).is_empty());
     }
 
     #[test]

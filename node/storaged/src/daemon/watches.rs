@@ -170,6 +170,7 @@ impl Refresher for Helper {
                 Ok(size_bytes) => thin::RefreshOutcome::Done { size_bytes },
                 Err(failure) => {
                     tracing::warn!("volume {}: not refreshed: {failure}", volume.volume);
+                    daemon.check_for_luns(&volume.domain);
                     thin::RefreshOutcome::Failed
                 }
             }

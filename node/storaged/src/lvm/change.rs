@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Seconds between two words of a move about how far it is.
+const MOVE_INTERVAL_S: &str = "2";
+
 /// One LVM commit (or, for devices, one command).
 ///
 /// The volume group is not part of it: it is the domain that
@@ -58,12 +61,13 @@ pub enum Change<'a> {
         /// The device.
         device: &'a PathBuf,
     },
-    /// Moves all extents off a device. Takes hours.
+    /// Moves the extents of one volume off a device, to wherever there is room.
+    /// Takes hours; see [`super::Lvm::move_extents`].
     MoveExtents {
+        /// The volume: no other one is locked meanwhile.
+        volume: &'a str,
         /// From here.
         from: &'a PathBuf,
-        /// To there; to wherever there is room when none.
-        to: &'a [PathBuf],
     },
     /// Gives up a move that was interrupted.
     AbortMoves,
@@ -179,6 +183,12 @@ impl<'a> Change<'a> {
         )
     }
 
+    /// Whether it is a move of extents or ends one: LVM's own daemon for these is not
+    /// used, so that they end with who began them.
+    pub(super) fn is_of_moves(&self) -> bool {
+        matches!(self, Self::MoveExtents { .. } | Self::AbortMoves)
+    }
+
     /// How long it may take before it is killed, and its outcome is unknown.
     pub(super) fn timeout(&self) -> Duration {
         match self {
@@ -235,9 +245,9 @@ impl<'a> Change<'a> {
                 words.path(device);
             }
             Self::GrowPhysical { device } => words.path(device),
-            Self::MoveExtents { from, to } => {
+            Self::MoveExtents { volume, from } => {
+                words.put(["--interval", MOVE_INTERVAL_S, "--name", volume]);
                 words.path(from);
-                words.paths(to);
             }
             Self::AbortMoves => words.put(["--abort"]),
             Self::CreateVolume {

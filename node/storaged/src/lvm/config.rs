@@ -45,7 +45,7 @@ pub(super) fn prepare(layout: &Layout) -> Result<()> {
 
 /// The `--config` text (§1.7).
 pub(super) fn line(change: Option<&Change<'_>>) -> String {
-    let polld = u8::from(!matches!(change, Some(Change::MoveExtents { .. })));
+    let polld = u8::from(!change.is_some_and(Change::is_of_moves));
     format!(
         "devices {{  preferred_names=[\"^/dev/mapper/\"]  ignore_suspended_devices=1  \
          write_cache_state=0  disable_after_error_count=3    hints=\"none\"  \

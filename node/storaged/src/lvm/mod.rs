@@ -18,6 +18,7 @@ mod devices;
 mod locks;
 #[cfg(test)]
 pub(crate) mod loops;
+mod moving;
 #[cfg(test)]
 mod tests;
 
@@ -146,6 +147,12 @@ pub struct Lvm {
     version: OnceLock<Version>,
 }
 
+/// Who changes metadata, of which group, and how.
+type Writer<'a> = (&'a dyn Authority, &'a str, &'a Change<'a>);
+
+/// Sees what a command writes, as it comes.
+type Watch<'a> = &'a mut (dyn FnMut(&[u8]) + 'a);
+
 /// Of the `lvm` program: 2.03.16 is (2, 3, 16).
 type Version = (u32, u32, u32);
 
@@ -206,7 +213,7 @@ impl Lvm {
         ];
         let mut words: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         words.extend(targets.iter().map(OsString::from));
-        let output = self.run(context, scope, report.verb(), &words, None)?;
+        let output = self.run(context, scope, report.verb(), &words, None, None)?;
         Ok(output.text().into_owned())
     }
 
@@ -220,6 +227,7 @@ impl Lvm {
             Scope::Group(group),
             "vgck",
             &[OsString::from(group)],
+            None,
             None,
         )?;
         Ok(())
@@ -251,7 +259,7 @@ impl Lvm {
             .map(OsString::from),
         );
         words.extend(volumes.iter().map(|name| format!("{group}/{name}").into()));
-        self.run(context, Scope::Group(group), "lvchange", &words, None)?;
+        self.run(context, Scope::Group(group), "lvchange", &words, None, None)?;
         Ok(())
     }
 
@@ -262,7 +270,7 @@ impl Lvm {
     pub fn unmap_group(&self, context: &Context, group: &str) -> Result<()> {
         self.needs_device_mapper()?;
         let words: Vec<OsString> = ["--available", "n", group].map(OsString::from).into();
-        self.run(context, Scope::Group(group), "vgchange", &words, None)?;
+        self.run(context, Scope::Group(group), "vgchange", &words, None, None)?;
         Ok(())
     }
 
@@ -312,6 +320,7 @@ impl Lvm {
             change.verb(),
             &words,
             Some((authority, domain, change)),
+            None,
         );
         if change.changes_devices() {
             self.learn(domain, Vec::new());
@@ -379,15 +388,25 @@ impl Lvm {
         scope: Scope<'_>,
         verb: &str,
         words: &[OsString],
-        writer: Option<(&dyn Authority, &str, &Change<'_>)>,
+        writer: Option<Writer<'_>>,
+        mut watch: Option<Watch<'_>>,
     ) -> Result<Output> {
         config::prepare(&self.env.layout)?;
         let devices = self.resolve(scope)?;
-        let first = self.once(context, &devices, verb, words, writer);
+        let first = match &mut watch {
+            Some(watch) => {
+                let mut seen = |piece: &[u8]| watch(piece);
+                self.once(context, &devices, verb, words, writer, Some(&mut seen))
+            }
+            None => self.once(context, &devices, verb, words, writer, None),
+        };
         let Err(failure) = &first else { return first };
         if matches!(
             failure.kind,
-            FailureKind::Timeout | FailureKind::LeaseNotHeld | FailureKind::Unsupported
+            FailureKind::Timeout
+                | FailureKind::LeaseNotHeld
+                | FailureKind::Unsupported
+                | FailureKind::Cancelled
         ) {
             return first;
         }
@@ -403,7 +422,7 @@ impl Lvm {
             return first;
         }
         tracing::debug!(verb, devices = again.len(), "lvm repeated with new devices");
-        self.once(context, &again, verb, words, writer)
+        self.once(context, &again, verb, words, writer, watch)
     }
 
     fn resolve(&self, scope: Scope<'_>) -> Result<Vec<PathBuf>> {
@@ -426,7 +445,8 @@ impl Lvm {
         devices: &[PathBuf],
         verb: &str,
         words: &[OsString],
-        writer: Option<(&dyn Authority, &str, &Change<'_>)>,
+        writer: Option<Writer<'_>>,
+        watch: Option<Watch<'_>>,
     ) -> Result<Output> {
         if devices.is_empty() {
             return Err(Failure::new(
@@ -434,7 +454,11 @@ impl Lvm {
                 format!("lvm {verb}: no device to look at, connect storage first"),
             ));
         }
-        let _slot = locks::Slot::take(&self.env.layout)?;
+        // A move would keep its slot, and whoever waits for that one, for hours.
+        let moves = writer.is_some_and(|(_, _, change)| change.is_of_moves());
+        let _slot = (!moves)
+            .then(|| locks::Slot::take(&self.env.layout))
+            .transpose()?;
         let mut run = Run::new(&self.env.program)
             .arg(verb)
             .arg("--devices")
@@ -448,6 +472,9 @@ impl Lvm {
             run = run.arg("--driverloaded").arg("n");
         }
         run = run.args(words);
+        if let Some(watch) = watch {
+            run = run.watch(watch);
+        }
         if let Some((authority, domain, _)) = writer {
             run = run.inherit(authority.registration());
             // Nothing may come between this and the start of the program.

@@ -169,10 +169,12 @@ fn the_configuration_is_that_of_the_specification() {
         .assert_eq(&config::line(None));
     let from = PathBuf::from("/dev/mapper/a");
     let moving = Change::MoveExtents {
+        volume: "lv",
         from: &from,
-        to: &[],
     };
-    assert!(config::line(Some(&moving)).contains("use_lvmpolld=0"));
+    for change in [moving, Change::AbortMoves] {
+        assert!(config::line(Some(&change)).contains("use_lvmpolld=0"));
+    }
 }
 
 #[test]

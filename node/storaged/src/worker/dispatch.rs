@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use control::storage::connection::Connection;
+use control::storage::health::LunPaths;
 use control::storage::report::{ConnectionReport, DomainReport};
 use control::storage::{Answer, Failure, FailureKind};
 
@@ -118,6 +119,7 @@ fn connect_to(connection: &Connection, host: &Host, context: &Context) -> Result
         state: "connected".to_owned(),
         path: made.path.map(|path| path.display().to_string()),
         reason: (!made.warnings.is_empty()).then(|| made.warnings.join("; ")),
+        sessions: made.sessions,
         ..ConnectionReport::default()
     }))
 }
@@ -163,6 +165,7 @@ fn find_files(mount: &Path) -> Result<Answer> {
 
 fn find_block(host: &Host) -> Result<Answer> {
     let found = crate::block::find(&host.lvm)?;
+    let paths = connect::multipath::listed(&host.places());
     let reports = found
         .into_iter()
         .map(|found| {
@@ -178,6 +181,8 @@ fn find_block(host: &Host) -> Result<Answer> {
             report.kind = "block".to_owned();
             report.path = format!("/dev/{}", found.id);
             report.luns = domains::luns(&found.group);
+            let own = |lun: &&LunPaths| report.luns.iter().any(|name| lun.is(name));
+            report.lun_paths = paths.iter().filter(own).cloned().collect();
             if found.marker == disk_format::vdsm::domain::Marker::Unready {
                 report.valid = Some(false);
                 report.reason = Some(format!(

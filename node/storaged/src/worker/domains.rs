@@ -98,9 +98,11 @@ pub(super) fn create(
                 .iter()
                 .map(|lun| lun_path(&host.lvm, lun))
                 .collect::<Result<Vec<_>>>()?;
-            let kind = match connection {
-                Some(Connection::Iscsi { .. }) => DomainType::Iscsi,
-                _ => DomainType::Fcp,
+            let places = host.places();
+            let kind = if devices.iter().any(|lun| connect::is_iscsi(&places, lun)) {
+                DomainType::Iscsi
+            } else {
+                DomainType::Fcp
             };
             let new = NewBlockDomain {
                 id,
@@ -191,7 +193,9 @@ fn report(opened: &Opened) -> Result<DomainReport> {
     let read = domain.metadata()?;
     let mut report = describe::domain(domain.as_ref(), &read);
     if let Opened::Block(block) = opened {
-        report.luns = luns(&*block.group()?);
+        let group = block.group()?;
+        report.luns = luns(&group);
+        report.missing_luns = group.lacking(&read);
     }
     Ok(report)
 }
@@ -393,13 +397,15 @@ pub(super) fn extend(
         .iter()
         .map(|lun| lun_path(&host.lvm, lun))
         .collect::<Result<Vec<_>>>()?;
+    let before = domain.group()?.devices.len();
     domain.add_devices(context, authority, &paths, force)?;
+    let added = domain.group()?.devices.len().saturating_sub(before);
     Ok(done(format!(
-        "domain {} has {} {} more and {} in all; other hosts of the pool must be connected to the \
-         same LUNs: `nodectl storage rescan` there finds them",
+        "domain {} has {} {} more and {} in all; the other hosts of its pool look for what they \
+         lack of it by themselves, if they are connected to the same storage",
         place.domain,
-        luns.len(),
-        if luns.len() == 1 { "LUN" } else { "LUNs" },
+        added,
+        if added == 1 { "LUN" } else { "LUNs" },
         size(domain.space()?.total_bytes),
     )))
 }
@@ -430,8 +436,8 @@ pub(super) fn grow(
         )));
     }
     Ok(done(format!(
-        "domain {} has {} now, {} more; `nodectl storage rescan` on the other hosts, before \
-         their volumes grow into it",
+        "domain {} has {} now, {} more; the other hosts of its pool ask the LUN for its new size \
+         by themselves",
         place.domain,
         size(after),
         size(after.saturating_sub(before)),
@@ -446,11 +452,17 @@ pub(super) fn reduce(
     context: &Context,
 ) -> Result<Answer> {
     let domain = block_domain(place, host, context)?;
+    let name = lun_path(&host.lvm, lun)?;
+    let lun = name.to_str().unwrap_or(lun);
+    if domain.extents_on(lun)? > 0 {
+        domain.unused_by_others(context, host.settings.host_id)?;
+    }
     domain.remove_device(context, authority, lun)?;
     Ok(done(format!(
-        "domain {} is without LUN {lun} and has {} now; the LUN may be taken away at the storage \
+        "domain {} is without LUN {} and has {} now; the LUN may be taken away at the storage \
          once no host of the pool maps it",
         place.domain,
+        lun.strip_prefix("/dev/mapper/").unwrap_or(lun),
         size(domain.space()?.total_bytes),
     )))
 }

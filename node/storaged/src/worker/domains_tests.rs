@@ -56,7 +56,7 @@ fn what_is_told_of_luns_that_come_grow_and_go_says_what_to_do_next() {
         .unwrap();
     let grown = said(grow(&place, name, &domain, &authority, &context).unwrap());
     assert!(grown.contains("8 GiB more"), "{grown}");
-    assert!(grown.contains("storage rescan"), "{grown}");
+    assert!(grown.contains("by themselves"), "{grown}");
 
     let more = lab.loops.add(10 * GIB);
     let more = more.to_str().unwrap().to_owned();

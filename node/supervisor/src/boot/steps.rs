@@ -257,6 +257,12 @@ fn api_filesystems() -> Result<(), String> {
     sysctl("kernel/panic", "10");
     sysctl("kernel/panic_on_oops", "1");
     sysctl("kernel/printk_devkmsg", "on\n");
+    // Those of VDSM's hosts: little waits to be written, and with several devices in
+    // one network each answers for its own address, as iSCSI over two of them needs.
+    sysctl("vm/dirty_ratio", "5");
+    sysctl("vm/dirty_background_ratio", "2");
+    sysctl("net/ipv4/conf/all/arp_ignore", "1");
+    sysctl("net/ipv4/conf/all/arp_announce", "2");
     Ok(())
 }
 

@@ -179,3 +179,86 @@ thin_chunk = 1024
         "#]],
     );
 }
+
+#[test]
+fn a_connection_that_is_named_twice_is_told_however_it_is_spelled() {
+    check(
+        r#"version = 1
+[storage]
+[[storage.connection]]
+type = "nfs"
+export = "nas:/images"
+[[storage.connection]]
+type = "nfs"
+export = "nas:/images/"
+hard = true
+[[storage.connection]]
+type = "iscsi"
+portals = ["192.0.2.20"]
+target = "iqn.2026-01.com.example:array"
+[[storage.connection]]
+type = "iscsi"
+portals = ["192.0.2.21"]
+target = "iqn.2026-01.com.example:array"
+[[storage.connection]]
+type = "iscsi"
+portals = ["192.0.2.21"]
+target = "iqn.2026-01.com.example:array"
+interface = "second=eth1"
+"#,
+        &expect![[r#"
+            line 6: storage.connection entry 2.type: connection 2 is nfs:nas:/images, and so is connection 1
+            line 14: storage.connection entry 4.type: connection 4 is iscsi:iqn.2026-01.com.example:array, and so is connection 3: name all portals in one
+        "#]],
+    );
+}
+
+#[test]
+fn paths_may_have_blanks_and_colons_and_addresses_of_both_kinds() {
+    let config = parse(
+        r#"version = 1
+[storage]
+[[storage.connection]]
+type = "nfs"
+export = "[2001:db8::1]:/my images/a:b"
+[[storage.connection]]
+type = "posix"
+spec = "//server/my share"
+vfs_type = "cifs"
+[[storage.connection]]
+type = "local"
+path = "/data/my images/"
+"#,
+    )
+    .expect("valid");
+    let ids: Vec<String> = config
+        .storage
+        .expect("the document has storage")
+        .connections
+        .iter()
+        .map(Connection::id)
+        .collect();
+    assert_eq!(
+        ids,
+        [
+            "nfs:[2001:db8::1]:/my images/a:b",
+            "posix://server/my share",
+            "local:/data/my images"
+        ]
+    );
+    check(
+        r#"version = 1
+[storage]
+[[storage.connection]]
+type = "nfs"
+export = "2001:db8::1:/images"
+[[storage.connection]]
+type = "gluster"
+volume = "-o:volume"
+"#,
+        &expect![[r#"
+            line 5: storage.connection entry 1.export: "2001:db8::1:/images": an IPv6 address is written in brackets: [address]:/path
+            line 8: storage.connection entry 2.volume: "-o:volume": may not begin with a hyphen
+        "#]],
+    );
+}

@@ -108,6 +108,19 @@ impl BlockDomain {
         if extents - has > free {
             return Err(self.no_space(name, extents - has, free));
         }
+        // LVM keeps it as it is for as long; the others grow.
+        if group
+            .volume(name)
+            .is_some_and(|volume| group.is_moving(volume))
+        {
+            return Err(Failure::new(
+                FailureKind::WrongState,
+                format!(
+                    "volume {id} of domain {}: its extents are being moved to another LUN",
+                    self.name
+                ),
+            ));
+        }
         Err(Failure::new(
             FailureKind::Failed,
             format!("volume {id} of domain {}: was not extended", self.name),
@@ -129,7 +142,7 @@ impl BlockDomain {
             return Ok(());
         };
         let has = volume.extents();
-        if has >= extents || extents - has > group.free_extents() {
+        if has >= extents || extents - has > group.free_extents() || group.is_moving(volume) {
             return Ok(());
         }
         let change = Change::ExtendVolume {

@@ -91,7 +91,16 @@ pub(super) fn discover(
     let outcome = done(&run(context, &with(&["-o", "new"]), LOCAL)?, &[])
         .and_then(|()| {
             let path = record::discovery(&places.iscsi_db, portal);
-            record::change(&places.iscsi_db, &path, &changes)
+            record::change(&places.iscsi_db, &path, &changes).map_err(|failure| {
+                match failure.kind {
+                    // Its record has a name that iscsiadm looked up, or none.
+                    FailureKind::NotFound => Failure::new(
+                        FailureKind::NotFound,
+                        "neither an address nor the name of one",
+                    ),
+                    _ => failure,
+                }
+            })
         })
         .and_then(|()| {
             let mut arguments = with(&["-o", "nonpersistent", "--discover"]);
@@ -181,19 +190,36 @@ pub(super) fn prepare_interface(
     })
 }
 
-/// Makes the node record of a pair: manual, with its secrets.
-pub(super) fn prepare_node(
-    context: &Context,
-    places: &Places,
-    wanted: &Wanted,
-    pair: &Pair,
-) -> Result<()> {
+/// What the record of a pair says: manual, with its secrets.
+fn node_changes(wanted: &Wanted) -> Result<record::Changes> {
     let mut changes = record::session_auth(wanted.chap.as_ref(), wanted.mutual_chap.as_ref())?;
     changes.push(("node.startup", Some("manual".into())));
     changes.push((
         "node.session.initial_login_retry_max",
         Some(ATTEMPTS.to_string()),
     ));
+    Ok(changes)
+}
+
+/// Brings the record of a pair that is logged in to what is wanted now. A session
+/// that somebody else made may have none.
+pub(super) fn renew_node(places: &Places, wanted: &Wanted, pair: &Pair) -> Result<()> {
+    let _turn = file::lock(&places.state, &format!("node {pair}"))?;
+    let db = &places.iscsi_db;
+    match record::find(db, &pair.target, &pair.portal, &pair.interface) {
+        Some(path) => record::change(db, &path, &node_changes(wanted)?),
+        None => Ok(()),
+    }
+}
+
+/// Makes the node record of a pair.
+pub(super) fn prepare_node(
+    context: &Context,
+    places: &Places,
+    wanted: &Wanted,
+    pair: &Pair,
+) -> Result<()> {
+    let changes = node_changes(wanted)?;
     let find = || {
         record::find(
             &places.iscsi_db,

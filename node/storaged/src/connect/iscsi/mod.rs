@@ -5,6 +5,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use control::storage::connection::{Chap, Connection};
 use control::storage::{Failure, FailureKind};
@@ -26,6 +29,14 @@ const PARALLEL_MAX: usize = 10;
 
 /// Most pairs of target and portal of one connection.
 const PAIRS_MAX: usize = 256;
+
+/// Most portals of one connection.
+const PORTALS_MAX: usize = 32;
+
+/// How long portals are begun to be asked or logged in to; those that are left are
+/// for the next attempt. With the last one's own deadline it is less than what
+/// making a connection may take, so that one attempt never undoes another.
+const BEGIN: Duration = Duration::from_secs(50);
 
 /// An iSCSI connection, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +97,6 @@ impl Pair {
     }
 }
 
-/// Whether [`Wanted::of`] takes a connection.
-pub(super) fn check_request(connection: &Connection) -> Result<()> {
-    Wanted::of(connection).map(drop)
-}
-
 impl Wanted {
     /// Checks an iSCSI connection.
     ///
@@ -117,8 +123,21 @@ impl Wanted {
             portal::check_name(target)?;
         }
         record::session_auth(chap.as_ref(), mutual_chap.as_ref())?;
+        let mut several: Vec<Portal> = Vec::new();
+        for portal in portals {
+            let portal: Portal = portal.parse()?;
+            if !several.iter().any(|there| there.is_same(&portal)) {
+                several.push(portal);
+            }
+        }
+        if several.len() > PORTALS_MAX {
+            return Err(bad(format!(
+                "iSCSI connection: {} portals, at most {PORTALS_MAX}",
+                several.len()
+            )));
+        }
         Ok(Self {
-            portals: portals.iter().map(|p| p.parse()).collect::<Result<_>>()?,
+            portals: several,
             target: target.clone(),
             chap: chap.clone(),
             mutual_chap: mutual_chap.clone(),
@@ -147,15 +166,29 @@ impl Wanted {
 ///
 /// What the first portal said, when none answered.
 pub fn discover(context: &Context, places: &Places, wanted: &Wanted) -> Result<Vec<Found>> {
+    let (found, failures) = ask(context, places, wanted, Instant::now() + BEGIN)?;
+    for failure in failures {
+        tracing::warn!(%failure, "portal passed over");
+    }
+    Ok(found)
+}
+
+/// What the portals offer, and what those said that do not answer.
+fn ask(
+    context: &Context,
+    places: &Places,
+    wanted: &Wanted,
+    until: Instant,
+) -> Result<(Vec<Found>, Vec<Failure>)> {
     admin::prepare_interface(context, places, &wanted.interface)?;
-    let answers = in_parallel(&wanted.portals, |portal| {
+    let answers = in_parallel(&wanted.portals, until, |portal| {
         admin::discover(context, places, wanted, portal)
     });
     let mut found = BTreeSet::new();
     let mut failures = Vec::new();
     let mut answered = false;
-    for answer in answers {
-        match answer {
+    for (portal, answer) in wanted.portals.iter().zip(answers) {
+        match answer.unwrap_or_else(|| Err(put_off(format_args!("portal {portal}")))) {
             Ok(targets) => {
                 answered = true;
                 found.extend(targets);
@@ -164,7 +197,7 @@ pub fn discover(context: &Context, places: &Places, wanted: &Wanted) -> Result<V
         }
     }
     if answered {
-        return Ok(found.into_iter().collect());
+        return Ok((found.into_iter().collect(), failures));
     }
     Err(worst(failures))
 }
@@ -179,56 +212,121 @@ pub(super) fn connect(
     places: &Places,
     connection: &Connection,
 ) -> Result<Connected> {
+    let until = Instant::now() + BEGIN;
     let wanted = Wanted::of(connection)?;
     admin::prepare_interface(context, places, &wanted.interface)?;
-    let pairs = match wanted.pairs() {
-        Some(pairs) => pairs,
-        None => {
-            context.tell(0, 1, "asking for targets");
-            let found = discover(context, places, &wanted)?;
-            if found.is_empty() {
-                return Err(Failure::new(
-                    FailureKind::NotFound,
-                    format!("{}: no target for this initiator", connection.id()),
-                ));
-            }
-            let interface = &wanted.interface.name;
-            let pair = |found: Found| Pair {
-                target: found.target,
-                portal: found.portal,
-                interface: interface.clone(),
-            };
-            found.into_iter().map(pair).take(PAIRS_MAX).collect()
-        }
+    let (pairs, silent) = match wanted.pairs() {
+        Some(pairs) => (pairs, Vec::new()),
+        None => offered(context, places, connection, &wanted, until)?,
     };
+    let sessions = session::list(&places.sys);
+    let has_session = |pair: &Pair| sessions.iter().any(|session| pair.is_of(session));
+    // What it had before: a session stays, for LUNs may be used over it, and so does
+    // what only a portal that is silent now could name.
+    let (kept, gone): (Vec<Pair>, Vec<Pair>) = pairs_of(places, connection)
+        .into_iter()
+        .filter(|pair| !pairs.iter().any(|other| other.is_same(pair)))
+        .partition(|pair| has_session(pair) || !silent.is_empty());
+    let pairs: Vec<Pair> = pairs.into_iter().chain(kept).collect();
     // Before the first login: what is made has to be known after a crash.
     remember(places, connection, &pairs)?;
-    let sessions = session::list(&places.sys);
-    let (there, missing): (Vec<&Pair>, Vec<&Pair>) = pairs
-        .iter()
-        .partition(|pair| sessions.iter().any(|session| pair.is_of(session)));
+    for pair in &gone {
+        admin::delete_node(context, places, pair)?;
+    }
+    let (there, mut missing): (Vec<&Pair>, Vec<&Pair>) =
+        pairs.iter().partition(|pair| has_session(pair));
+    for pair in &there {
+        // The secrets may have changed since; iscsid reads them when it logs in again.
+        admin::renew_node(places, &wanted, pair)?;
+    }
     context.tell(
         u64::try_from(there.len()).unwrap_or(0),
         u64::try_from(pairs.len()).unwrap_or(0),
         "logging in",
     );
-    let outcomes = in_parallel(&missing, |pair| {
+    begin_elsewhere(&mut missing);
+    let outcomes = in_parallel(&missing, until, |pair| {
         admin::login(context, places, &wanted, pair)
     });
-    let failures: Vec<Failure> = outcomes.into_iter().filter_map(Result::err).collect();
+    let failures: Vec<Failure> = missing
+        .iter()
+        .zip(outcomes)
+        .map(|(pair, outcome)| outcome.unwrap_or_else(|| Err(put_off(pair))))
+        .filter_map(Result::err)
+        .collect();
     if there.is_empty() && failures.len() == missing.len() {
         return Err(worst(failures));
     }
-    let failed = failures.into_iter().map(|failure| failure.message);
     // A session that lost its connection is restored by iscsid, for ever.
     let down = there.iter().filter_map(|pair| {
         let session = sessions.iter().find(|session| pair.is_of(session))?;
         (!session.is_up()).then(|| format!("{pair} is {}", session.state))
     });
+    let failed = silent.into_iter().chain(failures);
     Ok(Connected {
         path: None,
-        warnings: failed.chain(down).collect(),
+        warnings: failed.map(|failure| failure.message).chain(down).collect(),
+        sessions: pairs
+            .iter()
+            .map(|pair| format!("{} {}", pair.target, pair.portal.endpoint()))
+            .collect(),
     })
+}
+
+/// The sessions to have with whatever the portals offer, and what those said that
+/// do not answer.
+fn offered(
+    context: &Context,
+    places: &Places,
+    connection: &Connection,
+    wanted: &Wanted,
+    until: Instant,
+) -> Result<(Vec<Pair>, Vec<Failure>)> {
+    context.tell(0, 1, "asking for targets");
+    let (found, mut silent) = ask(context, places, wanted, until)?;
+    if found.is_empty() {
+        return Err(Failure::new(
+            FailureKind::NotFound,
+            format!("{}: no target for this initiator", connection.id()),
+        ));
+    }
+    if found.len() > PAIRS_MAX {
+        silent.push(Failure::new(
+            FailureKind::NoSpace,
+            format!(
+                "{}: {} targets and portals are offered, the first {PAIRS_MAX} are used; name \
+                 the target",
+                connection.id(),
+                found.len()
+            ),
+        ));
+    }
+    let pair = |found: Found| Pair {
+        target: found.target,
+        portal: found.portal,
+        interface: wanted.interface.name.clone(),
+    };
+    Ok((
+        found.into_iter().map(pair).take(PAIRS_MAX).collect(),
+        silent,
+    ))
+}
+
+fn put_off(what: impl fmt::Display) -> Failure {
+    Failure::new(
+        FailureKind::Timeout,
+        format!("{what}: not tried yet, others took too long; it is tried again"),
+    )
+}
+
+/// Begins each attempt with another one: those that do not answer must not keep the
+/// same others from being tried for ever.
+fn begin_elsewhere<T>(items: &mut [T]) {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let count = u64::try_from(items.len()).unwrap_or(u64::MAX).max(1);
+    items.rotate_left(usize::try_from(seconds % count).unwrap_or(0));
 }
 
 /// Logs out of what the connection made, except for what others want too.
@@ -261,9 +359,11 @@ pub(super) fn disconnect(
         .collect();
     super::luns::refuse_used(places, &disks)?;
     super::multipath::remove_maps(context, places, &disks);
-    let outcomes = in_parallel(&sessions, |session| admin::logout(context, session.id));
+    let outcomes = in_parallel(&sessions, Instant::now() + BEGIN, |session| {
+        admin::logout(context, session.id)
+    });
     for outcome in outcomes {
-        outcome?;
+        outcome.unwrap_or_else(|| Err(put_off("logout")))?;
     }
     for pair in &pairs {
         admin::delete_node(context, places, pair)?;
@@ -369,16 +469,9 @@ fn pairs_of(places: &Places, connection: &Connection) -> Vec<Pair> {
     pairs
 }
 
-/// Remembers the sessions of a connection beside those it had before.
+/// Remembers the sessions of a connection, those it had before only if named again.
 fn remember(places: &Places, connection: &Connection, pairs: &[Pair]) -> Result<()> {
-    let mut all = pairs_of(places, connection);
-    for pair in pairs {
-        match all.iter_mut().find(|there| there.is_same(pair)) {
-            Some(there) => there.portal = pair.portal.clone(),
-            None => all.push(pair.clone()),
-        }
-    }
-    let text = serde_json::to_string(&all)
+    let text = serde_json::to_string(pairs)
         .map_err(|error| Failure::new(FailureKind::Failed, format!("sessions: {error}")))?;
     file::write(&memory(places, connection), None, 0o600, &text)
 }
@@ -400,21 +493,44 @@ fn memory(places: &Places, connection: &Connection) -> std::path::PathBuf {
         .join(format!("{}.sessions", file::short_name(&connection.id())))
 }
 
-/// Does the same with each, at most [`PARALLEL_MAX`] at a time; outcomes in order.
-fn in_parallel<T: Sync, R: Send>(items: &[T], act: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let mut outcomes = Vec::with_capacity(items.len());
-    for some in items.chunks(PARALLEL_MAX) {
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = some.iter().map(|item| scope.spawn(|| act(item))).collect();
-            for thread in threads {
-                match thread.join() {
-                    Ok(outcome) => outcomes.push(outcome),
-                    Err(panic) => std::panic::resume_unwind(panic),
+/// Does the same with each, at most [`PARALLEL_MAX`] at a time; outcomes in order,
+/// none for those that were not begun by `until`.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    until: Instant,
+    act: impl Fn(&T) -> R + Sync,
+) -> Vec<Option<R>> {
+    let next = AtomicUsize::new(0);
+    let outcomes: Vec<Mutex<Option<R>>> = items.iter().map(|_| Mutex::new(None)).collect();
+    std::thread::scope(|scope| {
+        for _ in 0..items.len().min(PARALLEL_MAX) {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let (Some(item), Some(outcome)) = (items.get(index), outcomes.get(index))
+                    else {
+                        return;
+                    };
+                    if Instant::now() >= until {
+                        return;
+                    }
+                    let done = act(item);
+                    // Nobody else ever has it.
+                    *outcome
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(done);
                 }
-            }
-        });
-    }
+            });
+        }
+    });
     outcomes
+        .into_iter()
+        .map(|outcome| {
+            outcome
+                .into_inner()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        })
+        .collect()
 }
 
 /// The failure to show of several: a refusal says more than a silence.

@@ -102,10 +102,19 @@ impl FromStr for Portal {
             return Err(bad());
         }
         Ok(Self {
-            host: host.to_owned(),
+            host: canonical(host),
             port,
             group,
         })
+    }
+}
+
+/// A host in its one spelling: an IPv6 address has many.
+#[must_use]
+pub fn canonical(host: &str) -> String {
+    match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => address.to_string(),
+        Err(_) => host.to_owned(),
     }
 }
 
@@ -212,6 +221,7 @@ mod tests {
             ("[2001:db8::1]:3261,2", "[2001:db8::1]:3261", Some(2)),
             ("[fe80::1%eth0]", "[fe80::1%eth0]:3260", None),
             ("2001:db8::1", "[2001:db8::1]:3260", None),
+            ("2001:DB8:0:0::1", "[2001:db8::1]:3260", None),
         ] {
             let portal: Portal = text.parse().unwrap();
             assert_eq!(portal.endpoint(), endpoint, "{text}");

@@ -57,7 +57,7 @@ fn read(sys: &Path, name: &str) -> Option<Session> {
         id,
         target: attribute(&folder, "targetname")?,
         portal: Portal {
-            host: attribute(&connection, "persistent_address")?,
+            host: super::portal::canonical(&attribute(&connection, "persistent_address")?),
             port: attribute(&connection, "persistent_port")?.parse().ok()?,
             group,
         },

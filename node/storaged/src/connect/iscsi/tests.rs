@@ -158,7 +158,8 @@ fn work_in_parallel_keeps_its_order_and_its_bound() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let items: Vec<usize> = (0..35).collect();
-    let outcomes = in_parallel(&items, |item| {
+    let later = Instant::now() + Duration::from_secs(600);
+    let outcomes = in_parallel(&items, later, |item| {
         let running = now.fetch_add(1, Ordering::SeqCst) + 1;
         most.fetch_max(running, Ordering::SeqCst);
         std::thread::yield_now();
@@ -167,9 +168,74 @@ fn work_in_parallel_keeps_its_order_and_its_bound() {
     });
     assert_eq!(
         outcomes,
-        items.iter().map(|item| item * 2).collect::<Vec<_>>()
+        items.iter().map(|item| Some(item * 2)).collect::<Vec<_>>()
     );
     assert!(most.into_inner() <= PARALLEL_MAX);
+    // What there is no time for is left, and said to be.
+    let none = in_parallel(&items, Instant::now(), |item| *item);
+    assert_eq!(none, vec![None; 35]);
+    assert_eq!(put_off("portal x").kind, FailureKind::Timeout);
+}
+
+#[test]
+fn attempts_begin_elsewhere_and_leave_nobody_out() {
+    let mut items = [1, 2, 3, 4, 5];
+    begin_elsewhere(&mut items);
+    items.sort_unstable();
+    assert_eq!(items, [1, 2, 3, 4, 5]);
+    begin_elsewhere::<u8>(&mut []);
+}
+
+#[test]
+fn portals_are_counted_once_however_they_are_spelled() {
+    let same = iscsi(
+        &[
+            "10.0.0.1",
+            "10.0.0.1:3260",
+            "2001:DB8::0:1",
+            "[2001:db8::1]:3260",
+        ],
+        Some("iqn.a:one"),
+    );
+    let wanted = Wanted::of(&same).unwrap();
+    let portals: Vec<String> = wanted.portals.iter().map(Portal::endpoint).collect();
+    assert_eq!(portals, ["10.0.0.1:3260", "[2001:db8::1]:3260"]);
+    let many: Vec<String> = (0..33).map(|n| format!("10.0.0.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let failure = Wanted::of(&iscsi(&many, None)).unwrap_err();
+    assert_eq!(failure.message, "iSCSI connection: 33 portals, at most 32");
+    // And so is a session, which the kernel tells as somebody spelled it.
+    let folder = tempfile::tempdir().unwrap();
+    let places = places(folder.path());
+    session(&places.sys, 1, "iqn.a:one", "10.0.0.1", "LOGGED_IN");
+    session(&places.sys, 2, "iqn.a:one", "2001:0db8::1", "LOGGED_IN");
+    assert_eq!(check(&places, &same).unwrap(), Health::Connected);
+}
+
+#[test]
+fn a_portal_that_is_not_wanted_any_more_is_kept_only_while_it_has_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let places = places(folder.path());
+    let three = iscsi(&["10.0.0.1", "10.0.0.2", "10.0.0.3"], Some("iqn.a:one"));
+    let one = iscsi(&["10.0.0.1"], Some("iqn.a:one"));
+    let pairs = Wanted::of(&three).unwrap().pairs().unwrap();
+    remember(&places, &three, &pairs).unwrap();
+    session(&places.sys, 1, "iqn.a:one", "10.0.0.1", "LOGGED_IN");
+    session(&places.sys, 2, "iqn.a:one", "10.0.0.2", "FAILED");
+    let made = connect(&Context::quiet(), &places, &one).unwrap();
+    // Told alike by both, so that its state does not come and go.
+    assert_eq!(
+        made.warnings,
+        ["target iqn.a:one at 10.0.0.2:3260 is FAILED"]
+    );
+    assert_eq!(
+        made.sessions,
+        ["iqn.a:one 10.0.0.1:3260", "iqn.a:one 10.0.0.2:3260"]
+    );
+    assert_eq!(
+        check(&places, &one).unwrap(),
+        Health::Degraded(made.warnings[0].clone())
+    );
 }
 
 #[test]

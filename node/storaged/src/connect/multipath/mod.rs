@@ -8,6 +8,7 @@ use control::storage::health::LunPaths;
 use control::storage::{Failure, FailureKind};
 use linux::blkdev::{self, Block};
 use linux::dm::{Control, Name};
+use linux::uevent::UeventSocket;
 
 use super::Places;
 use crate::command::Run;
@@ -29,7 +30,8 @@ const IDLE_POLL: Duration = Duration::from_millis(200);
 /// How long LUNs that are to be used may take to come.
 const LUNS_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How often is looked whether they have.
+/// How often is looked whether they have when nothing is told of devices: states of
+/// paths change without a word.
 const LUNS_POLL: Duration = Duration::from_millis(500);
 
 /// By map name: whether the path with a device number works.
@@ -85,6 +87,13 @@ pub fn health(context: &Context, places: &Places) -> Result<Vec<LunPaths>> {
     let blocks = blkdev::list(&places.sys);
     let states = paths(places, &blocks)?;
     Ok(count(places, &blocks, &states))
+}
+
+/// The LUNs of this host with their sessions, from what the kernel lists alone:
+/// whether a path works is as good as its disk says.
+#[must_use]
+pub fn listed(places: &Places) -> Vec<LunPaths> {
+    count(places, &blkdev::list(&places.sys), &PathStates::new())
 }
 
 /// Counts paths: those of maps, and disks of sessions that have no map yet.
@@ -184,6 +193,9 @@ pub fn await_luns(context: &Context, places: &Places, luns: &[String]) -> Result
         .cloned()
         .collect();
     let until = Instant::now() + LUNS_DEADLINE;
+    let events = UeventSocket::open_with_udev()
+        .inspect_err(|error| tracing::debug!(%error, "events of devices"))
+        .ok();
     let mut looked = false;
     loop {
         context.go_on()?;
@@ -210,7 +222,10 @@ pub fn await_luns(context: &Context, places: &Places, luns: &[String]) -> Result
             &format!("waiting for LUN {lun}: {reason}"),
         );
         if looked {
-            std::thread::sleep(LUNS_POLL);
+            let told = events.as_ref().map(|events| events.wait(LUNS_POLL));
+            if !matches!(told, Some(Ok(_))) {
+                std::thread::sleep(LUNS_POLL);
+            }
         } else {
             // Once: what the storage shows since the last login, maps being made.
             looked = true;

@@ -269,10 +269,7 @@ impl Daemon {
         let (mount, local, connection) = match &new.place {
             NewPlace::Block { luns } => {
                 check_luns(luns)?;
-                let kept = self.connections.kept();
-                let mut all = kept.connections().map(|(_, connection)| connection);
-                let iscsi = all.find(|connection| matches!(connection, Connection::Iscsi { .. }));
-                (None, false, iscsi.cloned())
+                (None, false, None)
             }
             NewPlace::File { connection: id } => {
                 let kept = self.connections.kept();
@@ -306,7 +303,6 @@ impl Daemon {
                 if let Some(id) = found_on {
                     daemon.find_on(&id).await;
                 } else if let Err(failure) = daemon.find_block(None).await {
-                    // Disks that need no login: Fibre Channel, SAS.
                     tracing::warn!("looking for domains: {failure}");
                 }
             })
