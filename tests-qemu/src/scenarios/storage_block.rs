@@ -76,6 +76,8 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     wait_larger(&two, 1024)?;
     context.say("asked through the mailbox, the volume grew");
     fill(context, &mut guest)?;
+    let extends = role(&one)?.extends;
+    ensure!(extends > 0, "the manager does not count its extends");
     kill_in_commit(context, &nodes, &mut guest)?;
     outlive_manager(context, &nodes, &mut guest)?;
     cut_manager(context, &nodes, &mut guest)?;

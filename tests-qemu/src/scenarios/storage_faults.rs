@@ -2,14 +2,15 @@
 //! export. Every read and write of the LUN fails: the role is given up, the
 //! status says why, the other domain is used on. The LUN works again, and the
 //! node is manager again by itself. The LUN grows, and with it the domain; a
-//! second LUN is added to it.
+//! second LUN is added to it, gets volumes, and is emptied and taken away again
+//! while one of them is kept.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use control::storage::Answer;
 use control::storage::report::DomainReport;
+use control::storage::{Answer, FailureKind, VolumeName};
 
 use super::Context;
-use super::storage::{POOL, done, role, start, until, wait_luns, wait_manager, wait_up};
+use super::storage::{POOL, ask, done, role, start, until, wait_luns, wait_manager, wait_up};
 use super::storage_nfs;
 use crate::lab::Lab;
 use crate::lun::Lun;
@@ -63,7 +64,8 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     done(&node, "volume create images --size 256M --preallocated")?;
     context.say("the node manages a pool of two domains");
     break_master(context, &node)?;
-    grow(context, &node, &names)
+    let size = grow(context, &node, &names)?;
+    empty(context, &node, &names, size)
 }
 
 fn domain(node: &Node, id: &str) -> Result<DomainReport> {
@@ -122,18 +124,21 @@ fn break_master(context: &Context<'_>, node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn grow(context: &Context<'_>, node: &Node, names: &[String]) -> Result<()> {
-    let size = || -> Result<u64> {
-        let Answer::Domain(domain) = done(node, "domain show images")? else {
-            bail!("domain show: no domain");
-        };
-        Ok(domain.size_bytes.context("size of the domain")? >> 20)
+/// MiB of the domain.
+fn size_mib(node: &Node) -> Result<u64> {
+    let Answer::Domain(domain) = done(node, "domain show images")? else {
+        bail!("domain show: no domain");
     };
-    let before = size()?;
+    Ok(domain.size_bytes.context("size of the domain")? >> 20)
+}
+
+/// MiB of the domain on its grown LUN alone.
+fn grow(context: &Context<'_>, node: &Node, names: &[String]) -> Result<u64> {
+    let before = size_mib(node)?;
     node.grow("lun0", SIZES_MIB[1])?;
     done(node, "storage rescan")?;
     done(node, &format!("domain grow images --lun {}", names[0]))?;
-    let grown = size()?;
+    let grown = size_mib(node)?;
     ensure!(
         grown == before + SIZES_MIB[1] - SIZES_MIB[0],
         "the LUN grew from {} to {} MiB, the domain from {before} to {grown}",
@@ -141,25 +146,84 @@ fn grow(context: &Context<'_>, node: &Node, names: &[String]) -> Result<()> {
         SIZES_MIB[1]
     );
     done(node, &format!("domain extend images --lun {}", names[1]))?;
-    let both = size()?;
+    let both = size_mib(node)?;
     ensure!(
         both > grown && both <= grown + SIZES_MIB[0],
         "a LUN of {} MiB was added, the domain went from {grown} to {both}",
         SIZES_MIB[0]
     );
-    // More than the first LUN ever had: it has to be on both.
-    let mib = grown - grown / 4;
-    done(
+    context.say(&format!(
+        "the domain grew with its LUN from {before} to {grown} MiB, and by another to {both}"
+    ));
+    Ok(grown)
+}
+
+/// Takes the second LUN out of the domain while a volume is on it.
+fn empty(context: &Context<'_>, node: &Node, names: &[String], grown: u64) -> Result<()> {
+    // As large as the first LUN, where the domain's own areas are: it has to be on
+    // both, and what is made after it on the second.
+    let big = made(
         node,
-        &format!("volume create images --size {mib}M --format cow --initial {mib}M"),
+        &format!("--size {grown}M --format cow --initial {grown}M"),
     )?;
+    let kept = made(node, "--size 256M --preallocated")?;
     node.shell(&format!("vgck {MASTER} 2>&1"))?;
     node.shell(&format!(
         "nodectl inspect /dev/mapper/{} /dev/mapper/{}",
         names[0], names[1]
     ))?;
-    context.say(&format!(
-        "the domain grew with its LUN from {before} to {grown} MiB, and by another to {both}"
-    ));
+    let refused = ask(node, &format!("domain reduce images --lun {}", names[1]))?;
+    let failure = refused
+        .err()
+        .context("a LUN was taken whose volumes have no place elsewhere")?;
+    ensure!(failure.kind == FailureKind::NoSpace, "{failure}");
+    let Answer::Prepared(prepared) = done(node, &format!("volume prepare images {}", kept.image))?
+    else {
+        bail!("volume prepare: no path");
+    };
+    let digest = || node.shell(&format!("sha256sum <{}", prepared.path));
+    node.shell(&format!(
+        "dd if=/dev/urandom of={} bs=1M count=256 oflag=direct 2>&1",
+        prepared.path
+    ))?;
+    let before = digest()?;
+    done(node, &format!("volume delete-image images {}", big.image))?;
+    let on_second = |volume: &str| {
+        node.shell(&format!(
+            "lvs --noheadings -o devices {MASTER}/{volume} 2>&1 | grep -c {} || true",
+            names[1]
+        ))
+    };
+    ensure!(
+        on_second(&kept.volume)?.trim() != "0",
+        "the volume to be moved is not on the second LUN"
+    );
+    done(node, &format!("domain reduce images --lun {}", names[1]))?;
+    ensure!(
+        on_second(&kept.volume)?.trim() == "0",
+        "the volume is still on the second LUN"
+    );
+    ensure!(digest()? == before, "the volume's bytes changed on the way");
+    let size = size_mib(node)?;
+    ensure!(
+        size == grown,
+        "without the LUN the domain has {size} MiB, not {grown}"
+    );
+    let Answer::Luns(luns) = done(node, "storage luns")? else {
+        bail!("storage luns: no LUNs");
+    };
+    let second = luns.iter().find(|lun| lun.wwid == names[1]);
+    let second = second.context("the LUN is gone")?;
+    ensure!(second.used_by.is_none(), "the LUN is not free: {second:?}");
+    node.shell(&format!("vgck {MASTER} 2>&1"))?;
+    node.shell(&format!("nodectl inspect /dev/mapper/{}", names[0]))?;
+    context.say("the second LUN was emptied and taken away; a volume that was on it is whole");
     Ok(())
+}
+
+fn made(node: &Node, more: &str) -> Result<VolumeName> {
+    match done(node, &format!("volume create images {more}"))? {
+        Answer::MadeVolume(name) => Ok(name),
+        other => bail!("volume create: {other:?}"),
+    }
 }
