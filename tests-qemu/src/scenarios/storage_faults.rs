@@ -20,6 +20,8 @@ const MASTER: &str = "8adbc85e-e554-4ae0-b318-8a5465fe5fe6";
 const OTHER: &str = "8adbc85e-e554-4ae0-b318-8a5465fe5fe7";
 /// What a broken LUN answers with: QEMU makes of it a fault of the hardware.
 const ENOMEM: u8 = 12;
+/// More volumes than the first LUN has room for.
+const FILLERS_MAX: usize = 16;
 /// MiB of the LUN before and after it grew.
 const SIZES_MIB: [u64; 2] = [12 << 10, 16 << 10];
 
@@ -160,13 +162,25 @@ fn grow(context: &Context<'_>, node: &Node, names: &[String]) -> Result<u64> {
 
 /// Takes the second LUN out of the domain while a volume is on it.
 fn empty(context: &Context<'_>, node: &Node, names: &[String], grown: u64) -> Result<()> {
-    // As large as the first LUN, where the domain's own areas are: it has to be on
-    // both, and what is made after it on the second.
-    let big = made(
-        node,
-        &format!("--size {grown}M --format cow --initial {grown}M"),
-    )?;
-    let kept = made(node, "--size 256M --preallocated")?;
+    let on_second = |volume: &str| -> Result<bool> {
+        let devices = node.shell(&format!(
+            "lvs --noheadings -o devices {MASTER}/{volume} 2>&1"
+        ))?;
+        Ok(devices.contains(&names[1]))
+    };
+    // The first LUN is filled until one is, at least in part, on the second.
+    let mut fillers = Vec::new();
+    let kept = loop {
+        let volume = made(node, "--size 1G --preallocated")?;
+        if on_second(&volume.volume)? {
+            break volume;
+        }
+        fillers.push(volume);
+        ensure!(
+            fillers.len() <= FILLERS_MAX,
+            "no volume goes to the second LUN"
+        );
+    };
     node.shell(&format!("vgck {MASTER} 2>&1"))?;
     node.shell(&format!(
         "nodectl inspect /dev/mapper/{} /dev/mapper/{}",
@@ -183,24 +197,19 @@ fn empty(context: &Context<'_>, node: &Node, names: &[String], grown: u64) -> Re
     };
     let digest = || node.shell(&format!("sha256sum <{}", prepared.path));
     node.shell(&format!(
-        "dd if=/dev/urandom of={} bs=1M count=256 oflag=direct 2>&1",
+        "dd if=/dev/urandom of={} bs=1M count=1024 oflag=direct 2>&1",
         prepared.path
     ))?;
     let before = digest()?;
-    done(node, &format!("volume delete-image images {}", big.image))?;
-    let on_second = |volume: &str| {
-        node.shell(&format!(
-            "lvs --noheadings -o devices {MASTER}/{volume} 2>&1 | grep -c {} || true",
-            names[1]
-        ))
-    };
-    ensure!(
-        on_second(&kept.volume)?.trim() != "0",
-        "the volume to be moved is not on the second LUN"
-    );
+    for filler in fillers {
+        done(
+            node,
+            &format!("volume delete-image images {}", filler.image),
+        )?;
+    }
     done(node, &format!("domain reduce images --lun {}", names[1]))?;
     ensure!(
-        on_second(&kept.volume)?.trim() == "0",
+        !on_second(&kept.volume)?,
         "the volume is still on the second LUN"
     );
     ensure!(digest()? == before, "the volume's bytes changed on the way");
