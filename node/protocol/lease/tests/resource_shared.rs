@@ -76,6 +76,46 @@ fn a_host_caught_sharing_is_waited_for_a_moment() {
     assert!(world.now - began <= 40 * MS);
 }
 
+/// Host 1 proposed itself, host 2 adopted that and committed it: the leader
+/// does not say what host 1 wants.
+fn committed_by_the_other(shared: bool) -> World {
+    let mut world = three();
+    world.acquire(0, options(shared));
+    world.step_to(0, Next::WritePhase2);
+    let effect = world.take(0);
+    world.land(0, &effect);
+    world.acquire(1, options(true));
+    while world.has_io(1) {
+        world.step(1);
+    }
+    let leader = world.leader();
+    assert_eq!((leader.owner_id, leader.write_id), (1, 2));
+    assert_eq!(leader.flags & paxos::SHORT_HOLD, 0);
+    world.told(0, effect.io(), None);
+    world
+}
+
+#[test]
+fn an_owner_that_did_not_write_its_leader_itself_is_waited_for_as_well() {
+    let mut world = committed_by_the_other(true);
+    for _ in 0..5 {
+        assert_eq!(world.code(1), None);
+        world.wait(1);
+        while world.has_io(1) {
+            world.step(1);
+        }
+    }
+    assert_eq!(world.code(1), None);
+    world.run(0);
+    assert_eq!(world.drain(1).code, Code::OK);
+    // One that keeps it is in the end what it looks like.
+    let mut world = committed_by_the_other(false);
+    let began = world.now;
+    assert_eq!(world.drain(1).code, Code::ACQUIRE_IDLIVE);
+    assert!(world.now - began < 8 * S);
+    assert_eq!(world.run(0).code, Code::OK);
+}
+
 #[test]
 fn a_host_that_goes_on_sharing_for_ever_exhausts_the_retries() {
     let mut world = three();

@@ -276,17 +276,23 @@ impl Acquire {
 
     /// Somebody else has it: the end, unless a shared acquire met a host that
     /// may hold it only for a moment. One that lost a ballot cannot know what
-    /// the winner wants, and looks again.
+    /// the winner wants, and looks again; so does one that finds a leader
+    /// which another host wrote for the owner, because only the owner can say
+    /// that it is for a moment.
     pub(super) fn held_elsewhere(&mut self, code: Code) {
-        let short = code != Code::ACQUIRE_IDLIVE
-            || self
-                .leader
-                .is_some_and(|leader| leader.flags & paxos::SHORT_HOLD != 0);
+        let said = |leader: Leader| leader.flags & paxos::SHORT_HOLD != 0;
+        let (short, exhausted) = match (code, self.leader) {
+            (Code::ACQUIRE_IDLIVE, None) => (false, code),
+            (Code::ACQUIRE_IDLIVE, Some(leader)) if !said(leader) => {
+                (leader.write_id != leader.owner_id, code)
+            }
+            _ => (true, Code::ACQUIRE_SHRETRY),
+        };
         if !self.options.shared || !short {
             return self.fail(code);
         }
         if self.sh_tries >= self.options.sh_retries {
-            return self.fail(Code::ACQUIRE_SHRETRY);
+            return self.fail(exhausted);
         }
         // The other needs three I/Os to let go. The window doubles up to the
         // original's one second.
