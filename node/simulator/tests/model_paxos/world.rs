@@ -12,6 +12,8 @@ use lease::resource::{
 };
 use lease::{IoId, IoOutcome, Monotonic, Now};
 
+use super::explore::Judged;
+
 pub(crate) const GEOMETRY: Geometry = Geometry::Sector512Align1M;
 pub(crate) const SECTOR: usize = 512;
 /// When all clocks begin: long after everybody was last seen.
@@ -113,6 +115,12 @@ pub(crate) struct World {
     pub(crate) failures_left: u8,
     pub(crate) deaths_left: u8,
     pub(crate) broken: Option<&'static str>,
+}
+
+impl Judged for World {
+    fn broken(&self) -> Option<&'static str> {
+        self.broken
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,11 +15,17 @@
 //! The last tests break the core's inputs and effects, and must be caught.
 #![allow(missing_docs, reason = "tests")]
 
+#[path = "../walk/by_text.rs"]
+mod by_text;
+#[path = "../walk/explore.rs"]
+mod explore;
 mod world;
 
+use by_text::ByText;
+use explore::{SOUND, explore};
 use mailbox::role::{Config, Input, Phase, Spm, Step, StepFailed};
 use stateright::{Checker, HasDiscoveries, Model, Property};
-use world::{Core, DYING, Doing, Flaw, Host, IO_S, Left, S, World, writes};
+use world::{DYING, Doing, Flaw, Host, IO_S, Left, S, World, writes};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
@@ -84,7 +90,7 @@ impl Pool {
             actions.push(Action::Free(index));
             busy = true;
         }
-        let Some(Core(core)) = &host.core else {
+        let Some(ByText(core)) = &host.core else {
             if host.starts_left > 0 && !host.off {
                 actions.push(Action::Start(index));
             }
@@ -252,7 +258,7 @@ impl Model for Pool {
                 let host = &mut world.hosts[index];
                 host.starts_left -= 1;
                 if host.core.is_none() {
-                    host.core = Some(Core(Spm::new()));
+                    host.core = Some(ByText(Spm::new()));
                     host.writer += 1;
                 }
                 let config = Config {
@@ -325,9 +331,7 @@ impl Model for Pool {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("nothing is broken", |_, world: &World| {
-                world.broken.is_none()
-            }),
+            Property::always(SOUND, |_, world: &World| world.broken.is_none()),
             Property::sometimes("what is wanted is possible", |model: &Self, world| {
                 (model.goal)(world)
             }),
@@ -339,29 +343,6 @@ impl Model for Pool {
     }
 }
 
-fn explore(model: Pool, states: usize) {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let began = std::time::Instant::now();
-    let checker = model.checker().threads(threads).spawn_dfs().join();
-    println!(
-        "{} states, depth {}, {:?}",
-        checker.unique_state_count(),
-        checker.max_depth(),
-        began.elapsed()
-    );
-    if let Some(path) = checker.discovery("nothing is broken") {
-        let broken = path.last_state().broken;
-        let actions: Vec<_> = path.into_actions();
-        panic!("{broken:?} after {actions:#?}");
-    }
-    checker.assert_properties();
-    assert_eq!(
-        checker.unique_state_count(),
-        states,
-        "the core or the model walk through other states than before: if that was meant, pin the new number"
-    );
-}
-
 /// What is found with a broken core.
 fn found(model: Pool) -> Option<&'static str> {
     let checker = model
@@ -369,7 +350,7 @@ fn found(model: Pool) -> Option<&'static str> {
         .finish_when(HasDiscoveries::AnyFailures)
         .spawn_bfs()
         .join();
-    let path = checker.discovery("nothing is broken")?;
+    let path = checker.discovery(SOUND)?;
     path.last_state().broken
 }
 

@@ -1,9 +1,10 @@
 //! A few hosts with the real core each, one lease and the master's metadata.
 
-use std::hash::{Hash, Hasher};
-
 use mailbox::Monotonic;
 use mailbox::role::{Effect, Input, LeaseView, Phase, Spm, Step, StepFailed, StepId};
+
+use super::by_text::ByText;
+use super::explore::Judged;
 
 pub(crate) const S: u64 = 1_000_000_000;
 /// An I/O of the leases.
@@ -14,22 +15,6 @@ pub(crate) const LOST: u64 = 8 * IO_S as u64 * S;
 pub(crate) const FREE: u64 = 14 * IO_S as u64 * S;
 /// A writer that is told to end does so within this.
 pub(crate) const DYING: u64 = IO_S as u64 * S;
-
-#[derive(Debug, Clone)]
-pub(crate) struct Core(pub(crate) Spm);
-
-impl Hash for Core {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // Every field takes part in its Debug text.
-        format!("{:?}", self.0).hash(state);
-    }
-}
-
-impl PartialEq for Core {
-    fn eq(&self, other: &Self) -> bool {
-        format!("{:?}", self.0) == format!("{:?}", other.0)
-    }
-}
 
 /// The step under way.
 #[derive(Debug, Clone, Copy, PartialEq, Hash)]
@@ -45,7 +30,7 @@ pub(crate) struct Doing {
 #[derive(Debug, Clone, PartialEq, Hash)]
 pub(crate) struct Host {
     /// The writer's; none: there is no such process.
-    pub(crate) core: Option<Core>,
+    pub(crate) core: Option<ByText<Spm>>,
     /// Which writer of this host it is.
     pub(crate) writer: u8,
     pub(crate) doing: Option<Doing>,
@@ -116,6 +101,12 @@ pub(crate) fn writes(step: Step) -> bool {
     )
 }
 
+impl Judged for World {
+    fn broken(&self) -> Option<&'static str> {
+        self.broken
+    }
+}
+
 impl World {
     pub(crate) fn object(&mut self, promise: &'static str) {
         self.broken.get_or_insert(promise);
@@ -160,7 +151,7 @@ impl World {
     pub(crate) fn tell(&mut self, index: usize, input: Input, flaw: Flaw) {
         let now = Monotonic(self.now);
         let host = &mut self.hosts[index];
-        let Some(Core(core)) = host.core.as_mut() else {
+        let Some(ByText(core)) = host.core.as_mut() else {
             return;
         };
         let input = match (flaw, input) {
