@@ -2,7 +2,7 @@
 //! that the next words can be right.
 
 use super::managed;
-use super::support::{Daemon, Ran};
+use super::support::{Daemon, Ran, directory};
 
 /// Refused with these words, which are few.
 fn refused(ran: &Ran, words: &str) {
@@ -160,6 +160,29 @@ fn a_connection_that_is_refused_leaves_the_one_that_works() {
         let domains = daemon.json(["domain", "list"]);
         (domains["domains"][0]["id"] == domain.as_str()).then_some(())
     });
+}
+
+#[test]
+fn a_request_that_fails_does_not_keep_what_the_configuration_wants() {
+    let dir = directory();
+    let path = dir.path().join("not-there");
+    let path = path.to_str().expect("text").to_owned();
+    let config = serde_json::json!({
+        "pool": null, "host_id": 0, "spm": "manual", "manager": "pool",
+        "io_timeout_s": 2, "initiator_name": null,
+        "connections": [{"type": "local", "path": path}],
+    });
+    let daemon = Daemon::start_in(dir, &config);
+    let users = || {
+        let status = daemon.json(["storage", "status"]);
+        let users = &status["status"]["connections"][0]["users"];
+        users.as_array().cloned().unwrap_or_default()
+    };
+    let before = users();
+    assert_eq!(before.len(), 1, "{before:?}");
+    let ran = daemon.run(["storage", "connect", "local", &path]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert_eq!(users(), before);
 }
 
 #[test]

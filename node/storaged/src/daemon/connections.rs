@@ -222,7 +222,11 @@ impl Daemon {
         let places = dispatch::places(self.options.root.as_deref());
         connect::check_request(&places, connection)?;
         let id = connection.id();
-        let before = self.connections.kept().connection(&id).cloned();
+        let (before, was_wanted) = {
+            let kept = self.connections.kept();
+            let by_request = kept.users(&id).iter().any(|user| user == BY_REQUEST);
+            (kept.connection(&id).cloned(), by_request)
+        };
         let made = self.connections.wait(&id, Until::Made);
         self.keep(connection, BY_REQUEST)?;
         self.connections.kept_mut().hurry(&id);
@@ -230,14 +234,16 @@ impl Daemon {
         self.remember();
         let outcome = made.recv().await.unwrap_or_else(|_| Err(unknown(&id)));
         if let Err(failure) = outcome {
-            match before {
-                // What was mistyped would be tried for ever; what was made in part goes.
-                None => {
-                    self.connections.kept_mut().release(&id, BY_REQUEST).ok();
-                }
+            {
+                let mut kept = self.connections.kept_mut();
                 // It worked as it was, perhaps, and something may lie on it.
-                Some(before) => {
-                    self.connections.kept_mut().hold(before, BY_REQUEST).ok();
+                if let Some(before) = before {
+                    kept.hold(before, BY_REQUEST).ok();
+                }
+                // What was mistyped would be tried for ever; what was made in part
+                // goes, and what others want stays theirs alone.
+                if !was_wanted {
+                    kept.release(&id, BY_REQUEST).ok();
                 }
             }
             self.connections.act();
