@@ -24,6 +24,16 @@ use storaged::worker::frame::{Order, Reader, Word, send};
 use storaged::worker::work::{Carrier, ExtendItem, Place, PoolContext, Settings, Work};
 use storaged::writer::{LockPlace, Owner};
 
+/// A host with a pool of one domain, and a writer of it.
+fn alone(kind: Kind) -> (Host, Storage, tempfile::TempDir, Process) {
+    let host = Host::start(kind, "one");
+    let storage = Storage::new(&host, 1);
+    storage.pool(&host, 1);
+    let run = tempfile::tempdir().unwrap();
+    let writer = Process::start(&host, 1, run.path());
+    (host, storage, run, writer)
+}
+
 /// One writer process and the daemon's end of its stream.
 struct Process {
     child: Child,
@@ -230,11 +240,7 @@ fn two_writers_share_a_pool_and_one_has_the_role() {
 
 #[test]
 fn a_writer_whose_lease_daemon_dies_ends_at_once() {
-    let host = Host::start(Kind::Ours, "one");
-    let storage = Storage::new(&host, 1);
-    storage.pool(&host, 1);
-    let run = tempfile::tempdir().unwrap();
-    let mut writer = Process::start(&host, 1, run.path());
+    let (host, storage, _run, mut writer) = alone(Kind::Ours);
     let pool = context(&storage, 1, 0);
     writer.work(Work::StartSpm { pool }).unwrap();
     drop(host);
@@ -246,11 +252,7 @@ fn a_writer_whose_lease_daemon_dies_ends_at_once() {
 #[test]
 fn sigterm_gives_the_role_back() {
     for kind in Kind::BOTH {
-        let host = Host::start(kind, "one");
-        let storage = Storage::new(&host, 1);
-        storage.pool(&host, 1);
-        let run = tempfile::tempdir().unwrap();
-        let mut writer = Process::start(&host, 1, run.path());
+        let (host, storage, _run, mut writer) = alone(kind);
         let pool = context(&storage, 1, 0);
         writer.work(Work::StartSpm { pool }).unwrap();
         assert!(matches!(
@@ -268,11 +270,7 @@ fn sigterm_gives_the_role_back() {
 
 #[test]
 fn a_writer_without_its_daemon_gives_the_role_back() {
-    let host = Host::start(Kind::Ours, "one");
-    let storage = Storage::new(&host, 1);
-    storage.pool(&host, 1);
-    let run = tempfile::tempdir().unwrap();
-    let mut writer = Process::start(&host, 1, run.path());
+    let (host, storage, _run, mut writer) = alone(Kind::Ours);
     let pool = context(&storage, 1, 0);
     writer.work(Work::StartSpm { pool }).unwrap();
     writer.stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -383,11 +381,7 @@ fn what_the_manager_before_left_is_put_in_order() {
 
 #[test]
 fn extends_are_told_as_they_are_committed() {
-    let host = Host::start(Kind::Ours, "one");
-    let storage = Storage::new(&host, 1);
-    storage.pool(&host, 1);
-    let run = tempfile::tempdir().unwrap();
-    let mut writer = Process::start(&host, 1, run.path());
+    let (_host, storage, _run, mut writer) = alone(Kind::Ours);
     let pool = context(&storage, 1, 0);
     let place = pool.master.clone();
     let start = Work::StartSpm { pool };
@@ -445,11 +439,7 @@ fn leave_task(tasks: &std::path::Path, id: TaskId, step: Recovery) {
 /// any case, as the original has it.
 #[test]
 fn only_copies_that_are_not_whole_are_taken_back() {
-    let host = Host::start(Kind::Ours, "one");
-    let storage = Storage::new(&host, 1);
-    storage.pool(&host, 1);
-    let run = tempfile::tempdir().unwrap();
-    let mut writer = Process::start(&host, 1, run.path());
+    let (_host, storage, run, mut writer) = alone(Kind::Ours);
     let pool = context(&storage, 1, 0);
     let place = pool.master.clone();
     let start = Work::StartSpm { pool };
