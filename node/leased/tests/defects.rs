@@ -460,11 +460,11 @@ fn d16_a_left_lockspace_has_its_users_killed_and_its_leases_free() {
     });
 }
 
-/// Shares a lease. On a machine that stalls, the other's moment can be longer
-/// than all tries of one request.
+/// Shares a lease. On a machine that stalls, the moment of an owner whose leader
+/// another host wrote can be longer than all tries of one request.
 fn share(client: &mut Connection, lease: &Resource) -> i32 {
     match client.acquire(lease, 0) {
-        code::ACQUIRE_IDLIVE | code::ACQUIRE_SHRETRY => client.acquire(lease, 0),
+        code::ACQUIRE_IDLIVE => client.acquire(lease, 0),
         result => result,
     }
 }
